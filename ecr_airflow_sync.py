@@ -1,0 +1,922 @@
+"""Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
+
+An ECR authorization token dies after twelve hours, and with it the connection
+that DockerOperator logs in with. This command asks ECR for new ones, and has
+the ``airflow`` command line write them:
+
+    ecr-airflow-sync --region us-east-1
+
+The file reads from top to bottom, and the data flows one way:
+
+    targets  ->  authorizations  ->  connections  ->  report
+    (asked)      (ECR, boto3)        (Airflow)        (told)
+
+From Python, in a DAG for instance: ``from ecr_airflow_sync import sync``.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import logging
+import os
+import re
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import boto3
+
+__version__ = "0.1.0"
+
+METHODS = ("auto", "import", "delete-add")
+REGISTRIES_PER_CALL = 10  # GetAuthorizationToken's limit, which botocore does not know
+GRACE = 5.0  # seconds that a child has to end by itself before it is killed
+
+# Run as `sh -c FIND_PYTHON <airflow script> <python code>` wherever --airflow leads:
+# hands the code to the interpreter named in the script's first line. Where that path
+# is long or has a blank, pip and uv write `'''exec' <python> "$0" "$@"` below it.
+FIND_PYTHON = r"""
+script=$(command -v -- "$0") || {
+  echo "no $0 here, and PATH is $PATH: name the script, as in" \
+    "--airflow /opt/airflow/bin/airflow (cron's PATH is short)" >&2
+  exit 127
+}
+{ IFS= read -r first; IFS= read -r second; } <"$script"
+python=
+case $first in '#!'*)
+  for word in ${first#??}; do
+    case ${word##*/} in python | python[0-9]* | pypy*) python=${first#??} ;; esac
+  done ;;
+esac
+case $second in "'''exec' "*) python=${second#* } python=${python%' "$0" "$@"'} ;; esac
+[ -n "$python" ] || {
+  echo "$script is no Python script (a shell wrapper, a shim?):" \
+    "name the airflow script behind it with --airflow" >&2
+  exit 126
+}
+exec sh -c "exec $python -c \"\$1\" \"\$0\"" "$script" "$1"
+"""
+
+# An empty entry in sys.path would import from the folder that cron happens to be in.
+BOOTSTRAP = """\
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+import json
+exec(json.loads(sys.stdin.readline()))
+"""
+
+# Run by Airflow's own interpreter, whatever its age (Python 2.7, 3.5 and later). A
+# marker line, on both streams, tells its answers from all else that Airflow prints:
+# first who is here, then one for each command.
+DOOR = r"""
+from __future__ import print_function
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+
+script = sys.argv[1]
+request = json.loads(sys.stdin.readline())
+folder = tempfile.mkdtemp(prefix="ecr-airflow-sync-")
+
+
+def stop(number, _frame):
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(128 + number)
+
+
+def package_version():
+    try:
+        from importlib.metadata import version
+    except ImportError:
+        from pkg_resources import get_distribution
+
+        def version(name):
+            return get_distribution(name).version
+
+    for name in ("apache-airflow", "apache-airflow-core"):
+        try:
+            return version(name)
+        except Exception:
+            pass  # not installed, in the words of either library
+    return None
+
+
+def answer(**facts):
+    line = "\n%s%s\n" % (request["marker"], json.dumps(facts))
+    for stream, number in (sys.stdout, 1), (sys.stderr, 2):
+        try:
+            stream.flush()
+            os.write(number, line.encode("ascii"))
+        except (EnvironmentError, ValueError):
+            pass  # nobody listens any more: what was begun is finished all the same
+
+
+def readable_once(connections):
+    # A pipe, because no token may be in a file; a thread, because a pipe holds 64 KB;
+    # a link, because Airflow takes its parser from the ending of the file's name.
+    reader, writer = os.pipe()
+
+    def feed():
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(connections, pipe)
+
+    feeder = threading.Thread(target=feed)
+    feeder.daemon = True
+    feeder.start()
+    link = os.path.join(folder, "connections%d.json" % reader)
+    os.symlink("/dev/fd/%d" % reader, link)
+    return link
+
+
+def run(argv, connections=None):
+    try:
+        sys.argv = [script] + argv
+        if connections:
+            sys.argv.append(readable_once(connections))
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return {"exit": end.code or 0, "error": ""}
+        print(end.code, file=sys.stderr)
+        return {"exit": 1, "error": str(end.code)[:500]}
+    except BaseException as error:
+        traceback.print_exc()
+        return {"exit": 1, "error": traceback.format_exception_only(type(error), error)[-1][:500]}
+    return {"exit": 0, "error": ""}
+
+
+signal.signal(signal.SIGTERM, stop)
+sys.path.insert(0, os.path.dirname(script))
+home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
+answer(version=package_version(), executable=script, home=home)
+try:
+    for command in request["commands"]:
+        answer(**run(**command))
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done, whatever ECR and Airflow say. One line."""
+
+
+class SyncError(Exception):
+    """At least one connection was not written. ``str()`` has a line for each reason."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class Failure(Exception):
+    """Why something was not to be had: one line with the next step, and no secret."""
+
+    def __init__(self, why: str, try_again: bool = False) -> None:
+        super().__init__(why)
+        self.try_again = try_again
+
+
+@dataclass(frozen=True)
+class Target:
+    """A registry in a region, and the connection that is to hold its token.
+
+    Registry None is that of the caller's own account; conn_id may hold {registry} then.
+    """
+
+    region: str
+    registry: str | None
+    conn_id: str
+
+
+@dataclass(frozen=True)
+class Authorization:
+    """What ECR grants for one registry: where to log in, as whom, until when (UTC)."""
+
+    registry: str
+    host: str
+    login: str
+    password: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """The Airflow to write to. ``command`` is --airflow, ``timeout`` is in seconds."""
+
+    command: str
+    timeout: float
+    executable: str
+    version: str
+    home: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Airflow said to one command. ``exit`` is None if it never got that far."""
+
+    exit: int | None
+    error: str
+    stdout: str = field(default="", repr=False)
+    stderr: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one connection: ``status`` is written, failed or planned."""
+
+    conn_id: str
+    registry: str | None
+    region: str
+    host: str | None
+    expires_at: datetime | None
+    status: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. ``airflow`` is None where none was found."""
+
+    airflow: Airflow | None
+    connections: tuple[Outcome, ...]
+
+
+# --- targets: what is asked for -------------------------------------------------------
+
+
+def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -> list[Target]:
+    """Every registry in every region, each with a connection id of its own."""
+    for registry in registries:
+        if not re.fullmatch(r"[0-9]{12}", registry):
+            raise UsageError(f"registry {registry!r} is not an account id of twelve digits")
+    targets = [
+        Target(region, registry, _fill(template, registry or "{registry}", region))
+        for region in dict.fromkeys(regions)
+        for registry in dict.fromkeys(registries or (None,))
+    ]
+    for target in targets:
+        _check_conn_id(_fill(target.conn_id, "0" * 12, target.region))
+    if len({target.conn_id for target in targets}) < len(targets):
+        several = {"_{registry}": len(set(registries)) > 1, "_{region}": len(set(regions)) > 1}
+        better = template + "".join(
+            name for name, needed in several.items() if needed and name[1:] not in template
+        )
+        raise UsageError(
+            f"{len(targets)} registries would overwrite each other in {template!r}: "
+            f"give each a connection of its own, as with --conn-id '{better}'"
+        )
+    return targets
+
+
+def _fill(template: str, registry: str, region: str) -> str:
+    return template.replace("{registry}", registry).replace("{region}", region)
+
+
+def _check_conn_id(conn_id: str) -> None:
+    """Refuse what Airflow would (validate_key in airflow/utils/helpers.py)."""
+    if re.search(r"[{}]", conn_id):
+        raise UsageError(f"conn id {conn_id!r}: the placeholders are {{registry}} and {{region}}")
+    if not re.fullmatch(r"[\w.][\w.-]{0,199}", conn_id) or ".." in conn_id:
+        raise UsageError(
+            f"conn id {conn_id!r}: Airflow takes 1 to 200 letters, digits, underscores, "
+            "dashes (not in front) and dots (not two in a row)"
+        )
+
+
+# --- authorizations: what ECR grants --------------------------------------------------
+
+
+def _session(profile: str | None) -> boto3.Session:
+    import boto3  # here and below: --help and usage errors need not wait for it
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return boto3.Session(profile_name=profile)
+    except BotoCoreError as error:
+        raise Failure(_explain(error)) from None
+
+
+def _default_region(session: boto3.Session) -> str:
+    # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
+    region = os.environ.get("AWS_REGION") or session.region_name
+    if not region:
+        raise UsageError("no region: give --region, or set AWS_REGION or the profile's region")
+    return region
+
+
+def _authorize(
+    session: boto3.Session, targets: Sequence[Target]
+) -> dict[Target, Authorization | Failure]:
+    """Ask for every token, in one call for each region, all regions side by side."""
+    calls = []
+    for region in dict.fromkeys(target.region for target in targets):
+        there = [target for target in targets if target.region == region]
+        starts = range(0, len(there), REGISTRIES_PER_CALL)
+        calls += [there[start : start + REGISTRIES_PER_CALL] for start in starts]
+    making_client = threading.Lock()  # boto3 sessions are not thread-safe
+    answers = _side_by_side([partial(_ask, session, making_client, call) for call in calls])
+    return {target: granted for answer in answers for target, granted in answer.items()}
+
+
+def _side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    # A ThreadPoolExecutor would make Ctrl-C wait for the slowest region.
+    def work(job: Callable[[], T], future: Future[T]) -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            future.set_exception(error)
+
+    futures: list[Future[T]] = [Future() for _ in jobs]
+    for job, future in zip(jobs, futures):
+        threading.Thread(target=work, args=(job, future), daemon=True).start()
+    return [future.result() for future in futures]
+
+
+def _ask(
+    session: boto3.Session, making_client: threading.Lock, targets: Sequence[Target]
+) -> dict[Target, Authorization | Failure]:
+    """One GetAuthorizationToken call, for up to ten registries of one region."""
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    region = targets[0].region
+    retries = {"mode": "standard", "total_max_attempts": 5}
+    config = Config(retries=retries, connect_timeout=5, read_timeout=10)
+    registries = [target.registry for target in targets if target.registry]
+    try:
+        with making_client:
+            client = session.client("ecr", region_name=region, config=config)
+        wanted = {"registryIds": registries} if registries else {}
+        entries = client.get_authorization_token(**wanted).get("authorizationData") or []
+    except (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError) as error:
+        hint = _likely_region(session, region)
+        return dict.fromkeys(targets, Failure(f"ECR in {region}: {_explain(error)}{hint}"))
+    return {target: _pick(target, entries) for target in targets}
+
+
+def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization | Failure:
+    """What ECR's answer holds for this target's registry."""
+    for entry in entries:
+        endpoint = re.match(r"(?:https?://)?(([^./:]*)[^/:]*)", entry.get("proxyEndpoint") or "")
+        host, registry = endpoint.groups() if endpoint else ("", "")
+        if target.registry in (None, registry):
+            return _decode(entry, registry, host)
+    return Failure(
+        f"ECR in {target.region} gave no token for registry {target.registry or 'of this account'}:"
+        " check the account id, and that this identity may read it"
+    )
+
+
+def _decode(entry: Mapping[str, Any], registry: str, host: str) -> Authorization | Failure:
+    """Split base64 of ``login:password``. What is wrong with it is told, never shown."""
+    for key in ("proxyEndpoint", "authorizationToken", "expiresAt"):
+        if not entry.get(key):
+            return Failure(f"ECR's answer for {host or 'a registry'} has no {key}; {_LATER}")
+    try:
+        token = base64.b64decode(entry["authorizationToken"], validate=True).decode("ascii")
+    except ValueError:
+        return Failure(f"ECR's token for {host} is not base64 of plain text; {_LATER}")
+    login, _, password = token.partition(":")
+    if not login or not password:
+        return Failure(f"ECR's token for {host} is not login, colon, password; {_LATER}")
+    return Authorization(
+        registry, host, login, password, entry["expiresAt"].astimezone(timezone.utc)
+    )
+
+
+_LATER = "the next run tries again"
+_NETWORK = "check the region, and this host's DNS, proxy and network"
+_RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
+_NEXT_STEPS = {  # by ECR's error code, less "Exception", or by botocore's exception
+    "AccessDenied": "allow this identity ecr:GetAuthorizationToken on resource *",
+    "ConnectTimeoutError": _NETWORK,
+    "ConnectionClosedError": _LATER,
+    "CredentialRetrievalError": _RENEW,
+    "EndpointConnectionError": _NETWORK,
+    "ExpiredToken": _RENEW,
+    "InvalidParameter": "check the registry ids",
+    "InvalidSignature": "check the secret key, and this host's clock",
+    "NoCredentialsError": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config "
+    "and the metadata of container and instance; HOME is {home}",
+    "PartialCredentialsError": "boto3 looked at the environment and ~/.aws; complete them",
+    "ProfileNotFound": "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
+    "ReadTimeoutError": _LATER,
+    "RequestExpired": "set this host's clock",
+    "SSOTokenLoadError": _RENEW,
+    "Throttling": f"{_LATER}; spread the hosts over the half hour",
+    "TokenRetrievalError": _RENEW,
+    "UnauthorizedSSOTokenError": _RENEW,
+    "UnrecognizedClient": "check the access key, and that it belongs to this partition",
+}
+
+
+def _explain(error: Exception) -> str:
+    """AWS's or botocore's own words in one line, and what to do next."""
+    response = getattr(error, "response", None) or {}
+    told = response.get("Error", {})
+    code = str(told.get("Code") or type(error).__name__)
+    words = str(told.get("Message") or error).strip() or code
+    line = words.splitlines()[0]  # the others quote the signed request
+    line = f"{code}: {line}" if told else line
+    server_failed = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    step = _NEXT_STEPS.get(code.replace("Exception", ""), _LATER if server_failed else "")
+    step = step.format(home=os.environ.get("HOME", "not set"))
+    return _mask("; ".join(filter(None, [line, step])))
+
+
+def _likely_region(session: boto3.Session, region: str) -> str:
+    """A hint for a region that botocore has never heard of, else nothing."""
+    partitions = session.get_available_partitions()
+    known = [name for p in partitions for name in session.get_available_regions("ecr", p)]
+    likely = difflib.get_close_matches(region.lower().replace("_", "-"), known, n=1)
+    return f"; did you mean {likely[0]}?" if likely and region not in known else ""
+
+
+# --- connections: what Airflow is to hold ---------------------------------------------
+
+
+def _find_airflow(command: str, version: str | None, method: str, timeout: float) -> Airflow:
+    """Ask the interpreter behind ``command`` which Airflow it has, without starting it."""
+    here, _ = _converse(command, [], timeout)
+    executable, version = here["executable"], version or here["version"]
+    if not version:
+        raise Failure(
+            f"{executable} runs in a Python without the package apache-airflow: "
+            "name another script with --airflow, or say --airflow-version"
+        )
+    if _version(version) < (1, 10):
+        raise Failure(f"Airflow {version} at {executable} is older than 1.10: upgrade it")
+    can_import = _version(version) >= (2, 6)
+    if method == "import" and not can_import:
+        raise UsageError(f"method import needs Airflow 2.6 or later; {executable} is {version}")
+    if method == "auto":
+        method = "import" if can_import else "delete-add"
+    return Airflow(command, timeout, executable, version, here["home"], method)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading number of a version, also of 2.9.3+astro.1 and 3.0.0rc1."""
+    number = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if not number:
+        raise UsageError(f"Airflow version {text!r} is not of the form X.Y.Z")
+    return tuple(int(part or 0) for part in number.groups())
+
+
+def _write(
+    airflow: Airflow, connections: Mapping[str, Mapping[str, str]]
+) -> dict[str, Failure | None]:
+    """Write all in one Airflow start; for each conn id, why it failed or None.
+
+    What an error stopped is tried once more, each by itself: two first imports may
+    collide, and what is wrong with one connection must not stop the others.
+    """
+    singly = [{conn_id: fields} for conn_id, fields in connections.items()]
+    failures = _attempt(airflow, [connections] if airflow.method == "import" else singly)
+    stopped = [conn_id for conn_id, failure in failures.items() if failure and failure.try_again]
+    if stopped:
+        failures.update(_attempt(airflow, [{i: connections[i]} for i in stopped]))
+    return failures
+
+
+def _attempt(
+    airflow: Airflow, batches: Sequence[Mapping[str, Mapping[str, str]]]
+) -> dict[str, Failure | None]:
+    to_commands = _import if airflow.method == "import" else _delete_add
+    commands = [to_commands(batch, _version(airflow.version)) for batch in batches]
+    flat = [command for several in commands for command in several]
+    try:
+        _, answers = _converse(airflow.command, flat, airflow.timeout)
+    except Failure as failure:
+        answers = [Answer(None, str(failure))] * len(flat)
+    hidden = [fields["password"] for batch in batches for fields in batch.values()]
+    for answer in answers:
+        log.debug("%s", _mask(answer.stdout + answer.stderr, hidden).strip())
+    failures: dict[str, Failure | None] = {}
+    for batch, several in zip(batches, commands):
+        told, answers = answers[: len(several)], answers[len(several) :]
+        for conn_id in batch:
+            bad = _bad_answer(conn_id, told)
+            failures[conn_id] = _failure(conn_id, bad, airflow, hidden) if bad else None
+    return failures
+
+
+def _import(
+    connections: Mapping[str, Mapping[str, str]], _version: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    return [{"argv": ["connections", "import", "--overwrite"], "connections": connections}]
+
+
+def _delete_add(
+    connections: Mapping[str, Mapping[str, str]], version: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """From 1.10.14 on there are subcommands, and the audit log masks --conn-password."""
+    commands = []
+    for conn_id, fields in connections.items():
+        if version >= (1, 10, 14):
+            delete, add = ["delete", conn_id], ["add", conn_id]
+            prefix = "--conn-"
+        else:
+            delete, add = ["--delete", f"--conn_id={conn_id}"], ["--add", f"--conn_id={conn_id}"]
+            prefix = "--conn_"
+        for name, value in fields.items():
+            if name != "description" or version >= (2, 0):
+                add.append(f"{prefix}{name.replace('conn_', '')}={value}")
+        commands += [{"argv": ["connections", *delete]}, {"argv": ["connections", *add]}]
+    return commands
+
+
+# --- answers: what Airflow says -------------------------------------------------------
+
+
+def _bad_answer(conn_id: str, answers: Sequence[Answer]) -> Answer | None:
+    """The answer that tells why this connection was not written, None if it was."""
+    name = re.escape(conn_id)
+    delete, add = answers[0], answers[-1]
+    if len(answers) == 1:
+        imported = re.search(rf"^Imported connection {name}\s*$", add.stdout, re.MULTILINE)
+        return None if imported else add
+    gone = rf"(Successfully deleted|Did not find a)( connection with)? `conn_id`={name}\s*$"
+    if not re.search(gone, delete.stdout + delete.stderr, re.MULTILINE):
+        return delete
+    if add.exit == 0 and re.search(rf"Successfully added `conn_id`={name}(\s|$)", add.stdout):
+        return None
+    # Another host was quicker, and what it wrote is as fresh.
+    overtaken = re.search(rf"with `conn_id`={name} already exists", add.stdout + add.stderr)
+    return None if overtaken else add
+
+
+def _failure(conn_id: str, answer: Answer, airflow: Airflow, hidden: Iterable[str]) -> Failure:
+    """The one line of the answer that says most, and what to do where that is known."""
+    said = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
+    about = [line for line in said if conn_id in line]
+    lines = answer.error.strip().splitlines()[:1] or about[-1:] or said[-1:] or ["it said nothing"]
+    line = _mask(lines[0].strip(), hidden)
+    if answer.exit is not None:
+        line = f"Airflow (AIRFLOW_HOME {airflow.home}, exit status {answer.exit}): {line}"
+    if re.search("value too long|Data too long", line):
+        line += (
+            "; its password column is too short for ECR's tokens (AIRFLOW-3014), widen it: "
+            "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000) "
+            "(MySQL: ALTER TABLE connection MODIFY password VARCHAR(5000))"
+        )
+    if "Found more than one connection" in line:
+        line += "; delete all of them in the UI, under Admin, Connections"
+    return Failure(line, try_again=bool(answer.exit))
+
+
+def _mask(text: str, hidden: Iterable[str] = ()) -> str:
+    """Hide what is named, passwords in URLs, and all that may be a token or part of one."""
+    for secret in hidden:
+        text = text.replace(secret, "***")
+    text = re.sub(r"(//[^\s/:@]*):[^\s/@]+@", r"\1:***@", text)
+    return re.sub(r"[A-Za-z0-9+/=_-]{60,}", "***", text)
+
+
+# --- the door: the only way to Airflow ------------------------------------------------
+
+
+def _converse(
+    command: str, commands: Sequence[Mapping[str, Any]], timeout: float
+) -> tuple[dict[str, Any], list[Answer]]:
+    """Start the interpreter behind the airflow script once, and run ``commands`` in it.
+
+    Returns what DOOR tells of itself, and an answer to each command.
+    Raises Failure where no interpreter answers.
+    """
+    *prefix, script = shlex.split(command)
+    marker = secrets.token_hex(16)
+    request = {"marker": marker, "commands": commands}
+    status, stdout, stderr = _run(
+        [*prefix, "sh", "-c", FIND_PYTHON, script, BOOTSTRAP],
+        "".join(json.dumps(line) + "\n" for line in (DOOR, request)),
+        timeout,
+    )
+    if status is None:
+        end = f"{command} did not end within {timeout:g} s and was killed; see --timeout"
+    else:
+        last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+        end = f"{command} ended with status {status}: {last}"
+    out = [piece.partition("\n") for piece in stdout.split(marker)[1:]]
+    err = [piece.partition("\n") for piece in stderr.split(marker)[1:]]
+    if not out:
+        raise Failure(_mask(end))
+    answers = [
+        Answer(**json.loads(facts), stdout=stdout, stderr=stderr)
+        for (facts, _, _), (_, _, stdout), (_, _, stderr) in zip(out[1:], out, err)
+    ]
+    return json.loads(out[0][0]), answers + [Answer(None, end)] * (len(commands) - len(answers))
+
+
+def _run(argv: Sequence[str], stdin: str, timeout: float) -> tuple[int | None, str, str]:
+    """Exit status (None if it had to be killed), stdout and stderr of a process."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    try:
+        # A session of its own, so that it and its children can be ended as one group.
+        process = subprocess.Popen(argv, start_new_session=True, **pipes)
+    except OSError as error:
+        raise Failure(f"cannot run {argv[0]}: {error.strerror}; check --airflow, PATH") from None
+    status = None
+    try:
+        stdout, stderr = process.communicate(stdin.encode(), timeout)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        stdout, stderr = _end(process)
+    except BaseException:  # Ctrl-C, and SIGTERM as main takes it
+        _end(process)
+        raise
+    return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """End a process with all its children, and return what they had said."""
+    said = (b"", b"")
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signal_number)
+        except OSError:
+            pass  # gone, or another user's
+        try:
+            return process.communicate(timeout=GRACE)
+        except subprocess.TimeoutExpired as expired:
+            said = (expired.stdout or b"", expired.stderr or b"")
+    return said
+
+
+# --- the whole ------------------------------------------------------------------------
+
+
+def sync(
+    regions: Sequence[str] = (),
+    registries: Sequence[str] = (),
+    conn_id: str = "docker_default",
+    *,
+    profile: str | None = None,
+    conn_extra: Mapping[str, Any] | None = None,
+    airflow: str = "airflow",
+    airflow_version: str | None = None,
+    method: str = "auto",
+    timeout: float = 120,
+    dry_run: bool = False,
+) -> Report:
+    """Fetch a token for each registry in each region, and have Airflow hold them.
+
+    The arguments are the command's options (``ecr-airflow-sync --help``), with
+    ``timeout`` in seconds. Progress goes to the logger ``ecr_airflow_sync``.
+
+    Raises UsageError for what cannot be done as asked, before any call to AWS;
+    SyncError at the end, with the report, if a connection could not be written.
+    """
+    _check(airflow, airflow_version, method, conn_extra, timeout)
+    targets = _targets(regions or ("default",), registries, conn_id)
+    found = None
+    try:
+        session = _session(profile)
+        if not regions:
+            targets = _targets((_default_region(session),), registries, conn_id)
+        found = _find_airflow(airflow, airflow_version, method, timeout)
+        log.info("Asking ECR for %d token(s) ...", len(targets))
+        granted = _authorize(session, targets)
+    except Failure as failure:
+        granted = dict.fromkeys(targets, failure)
+    outcomes = [_planned(target, granted[target]) for target in targets]
+    connections = {
+        outcome.conn_id: _fields(authorization, conn_extra)
+        for outcome, authorization in zip(outcomes, granted.values())
+        if isinstance(authorization, Authorization)
+    }
+    if found and connections and not dry_run:
+        log.info("Waiting for Airflow %s to write %d ...", found.version, len(connections))
+        failures = _write(found, connections)
+        outcomes = [_done(outcome, failures) for outcome in outcomes]
+    report = Report(found, tuple(outcomes))
+    problems = _problems(report)
+    if problems:
+        raise SyncError("\n".join(problems), report)
+    return report
+
+
+def _check(
+    airflow: str,
+    airflow_version: str | None,
+    method: str,
+    conn_extra: Mapping[str, Any] | None,
+    timeout: float,
+) -> None:
+    """Refuse what cannot be meant, before anything is asked of anybody."""
+    try:
+        words = shlex.split(airflow)
+    except ValueError as error:
+        raise UsageError(f"airflow command {airflow!r}: {error}") from None
+    if not words:
+        raise UsageError("the airflow command is empty")
+    if airflow_version and _version(airflow_version) < (1, 10):
+        raise UsageError(f"Airflow {airflow_version} is older than 1.10, the oldest supported")
+    if method not in METHODS:
+        raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
+    if str((conn_extra or {}).get("reauth", True)).lower() in ("false", "no", "0"):
+        raise UsageError("conn extra has reauth false: DockerOperator would not log in to ECR")
+    if not 0 < timeout < threading.TIMEOUT_MAX:
+        raise UsageError(f"timeout {timeout:g} is not a positive number of seconds")
+
+
+def _planned(target: Target, granted: Authorization | Failure) -> Outcome:
+    if isinstance(granted, Failure):
+        nothing = (target.conn_id, target.registry, target.region, None, None)
+        return Outcome(*nothing, status="failed", error=str(granted))
+    conn_id = _fill(target.conn_id, granted.registry, target.region)
+    facts = (conn_id, granted.registry, target.region, granted.host, granted.expires_at)
+    return Outcome(*facts, status="planned", error=None)
+
+
+def _done(outcome: Outcome, failures: Mapping[str, Failure | None]) -> Outcome:
+    if outcome.status == "failed":
+        return outcome
+    failure = failures[outcome.conn_id]
+    return replace(
+        outcome,
+        status="failed" if failure else "written",
+        error=str(failure) if failure else None,
+    )
+
+
+def _fields(granted: Authorization, extra: Mapping[str, Any] | None) -> dict[str, str]:
+    """A connection of type docker, by the keys of Airflow's import file."""
+    until = f"{granted.expires_at:{_UTC}}"
+    return {
+        "conn_type": "docker",
+        "host": granted.host,
+        "login": granted.login,
+        "password": granted.password,
+        "description": f"ECR token valid until {until}, written by ecr-airflow-sync",
+        **({"extra": json.dumps(extra)} if extra else {}),
+    }
+
+
+# --- the report: what the user is told ------------------------------------------------
+
+_UTC = "%Y-%m-%d %H:%M UTC"
+
+
+def _problems(report: Report) -> list[str]:
+    """A line for each reason, with all the connections that it struck."""
+    struck: dict[str, list[str]] = {}
+    for outcome in report.connections:
+        if outcome.error:
+            struck.setdefault(outcome.error, []).append(outcome.conn_id)
+    return [f"{', '.join(conn_ids)}: {error}" for error, conn_ids in struck.items()]
+
+
+def _text(report: Report) -> str:
+    lines = []
+    if report.airflow:
+        a = report.airflow
+        lines.append(f"Airflow {a.version}, {a.executable}, AIRFLOW_HOME {a.home}, {a.method}")
+    width = max(len(outcome.conn_id) for outcome in report.connections)
+    for outcome in report.connections:
+        line = f"{outcome.conn_id:{width}}  {outcome.status:7}  "
+        if outcome.expires_at:
+            minutes = (outcome.expires_at - datetime.now(timezone.utc)) // timedelta(minutes=1)
+            left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
+            line += f"{outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _json(report: Report) -> str:
+    airflow = {key: getattr(report.airflow, key, None) for key in _AIRFLOW_KEYS}
+    connections = [asdict(outcome) for outcome in report.connections]
+    for connection in connections:
+        if connection["expires_at"]:
+            connection["expires_at"] = connection["expires_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
+    return json.dumps({"airflow": airflow, "connections": connections}, indent=2)
+
+
+_AIRFLOW_KEYS = ("executable", "version", "method")
+
+
+# --- the command ----------------------------------------------------------------------
+
+
+def _json_object(_context: object, _parameter: object, text: str | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter('not a JSON object, such as \'{"email": "me@example.com"}\'')
+    return value
+
+
+def _log_to_stderr(quiet: bool, verbose: bool) -> None:
+    log.addHandler(logging.StreamHandler())
+    log.propagate = False
+    progress = logging.INFO if sys.stderr.isatty() else logging.WARNING
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else progress)
+
+
+def _terminate(signal_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + signal_number)
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    }
+)
+@click.option(
+    "-r", "--region", multiple=True, metavar="REGION", help="AWS region; repeatable.  [boto3's]"
+)
+@click.option(
+    "--registry",
+    multiple=True,
+    metavar="ACCOUNT_ID",
+    help="Registry id, twelve digits; repeatable.  [the caller's own]",
+)
+@click.option(
+    "--conn-id",
+    metavar="TEMPLATE",
+    default="docker_default",
+    help="Connection id; may hold {registry} and {region}.",
+)
+@click.option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
+@click.option(
+    "--conn-extra", metavar="JSON", callback=_json_object, help="The connection's extra, an object."
+)
+@click.option(
+    "--airflow",
+    metavar="COMMAND",
+    default="airflow",
+    help="The airflow script, or a command line that ends in it.",
+)
+@click.option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="auto",
+    help="How to write; import needs Airflow 2.6 or later.",
+)
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", default=120, help="For one Airflow process."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
+@click.option("--json", is_flag=True, help="The report as one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only, for cron.")
+@click.option("-v", "--verbose", is_flag=True, help="Also what Airflow prints, secrets masked.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main(**options: Any) -> None:
+    """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
+
+    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks
+    separate several regions or registries there.
+
+    Exit status: 0 all connections written, 1 at least one not, 2 bad usage.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    quiet, as_json = options.pop("quiet"), options.pop("json")
+    _log_to_stderr(quiet, options.pop("verbose"))
+    problems = ""
+    try:
+        report = sync(options.pop("region"), options.pop("registry"), **options)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    except SyncError as error:
+        report, problems = error.report, str(error)
+    if as_json:
+        click.echo(_json(report))
+    elif not quiet:
+        click.echo(_text(report))
+    if problems:
+        click.echo(problems, err=True)
+        raise click.exceptions.Exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="ecr-airflow-sync")
