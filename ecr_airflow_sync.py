@@ -30,7 +30,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar
 
@@ -50,7 +50,7 @@ GRACE = 5.0  # seconds that a child has to end by itself before it is killed
 # is long or has a blank, pip and uv write `'''exec' <python> "$0" "$@"` below it.
 FIND_PYTHON = r"""
 script=$(command -v -- "$0") || {
-  echo "no $0 here, and PATH is $PATH: name the script, as in" \
+  echo "not found, with PATH $PATH; name the script, as in" \
     "--airflow /opt/airflow/bin/airflow (cron's PATH is short)" >&2
   exit 127
 }
@@ -63,7 +63,7 @@ case $first in '#!'*)
 esac
 case $second in "'''exec' "*) python=${second#* } python=${python%' "$0" "$@"'} ;; esac
 [ -n "$python" ] || {
-  echo "$script is no Python script (a shell wrapper, a shim?):" \
+  echo "$script is no Python script (a shell wrapper, a shim?);" \
     "name the airflow script behind it with --airflow" >&2
   exit 126
 }
@@ -325,7 +325,9 @@ def _default_region(session: boto3.Session) -> str:
     # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
     region = os.environ.get("AWS_REGION") or session.region_name
     if not region:
-        raise UsageError("no region: give --region, or set AWS_REGION or the profile's region")
+        raise UsageError(
+            "no region: give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's"
+        )
     return region
 
 
@@ -387,10 +389,11 @@ def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization
         host, registry = endpoint.groups() if endpoint else ("", "")
         if target.registry in (None, registry):
             return _decode(entry, registry, host)
-    return Failure(
-        f"ECR in {target.region} gave no token for registry {target.registry or 'of this account'}:"
-        " check the account id, and that this identity may read it"
-    )
+    if target.registry:
+        step = f"registry {target.registry}; check the id, and that this identity may read it"
+    else:
+        step = f"the caller's own registry; {_LATER}"
+    return Failure(f"ECR in {target.region} gave no token for {step}")
 
 
 def _decode(entry: Mapping[str, Any], registry: str, host: str) -> Authorization | Failure:
@@ -454,8 +457,10 @@ def _likely_region(session: boto3.Session, region: str) -> str:
     """A hint for a region that botocore has never heard of, else nothing."""
     partitions = session.get_available_partitions()
     known = [name for p in partitions for name in session.get_available_regions("ecr", p)]
-    likely = difflib.get_close_matches(region.lower().replace("_", "-"), known, n=1)
-    return f"; did you mean {likely[0]}?" if likely and region not in known else ""
+    meant = region.lower().replace("_", "-")
+    close = difflib.get_close_matches(meant, known)
+    close.sort(key=lambda name: sorted(name) != sorted(meant))  # us-esat-1 is not us-west-1
+    return f"; did you mean {close[0]}?" if close and region not in known else ""
 
 
 # --- connections: what Airflow is to hold ---------------------------------------------
@@ -591,11 +596,12 @@ def _failure(conn_id: str, answer: Answer, airflow: Airflow, hidden: Iterable[st
 
 
 def _mask(text: str, hidden: Iterable[str] = ()) -> str:
-    """Hide what is named, passwords in URLs, and all that may be a token or part of one."""
+    """Hide what is named, passwords in URLs, and what may be a token or part of one."""
     for secret in hidden:
         text = text.replace(secret, "***")
-    text = re.sub(r"(//[^\s/:@]*):[^\s/@]+@", r"\1:***@", text)
-    return re.sub(r"[A-Za-z0-9+/=_-]{60,}", "***", text)
+    text = re.sub(r"(://[^\s:@/]*):\S+@|:[^\s:@/]+@", r"\1:***@", text)
+    # Forty characters without a slash: long paths have shorter names, tokens have longer runs.
+    return re.sub(r"(?=\S*?[\w+=-]{40})[\w+/=-]{60,}", "***", text)
 
 
 # --- the door: the only way to Airflow ------------------------------------------------
@@ -618,10 +624,10 @@ def _converse(
         timeout,
     )
     if status is None:
-        end = f"{command} did not end within {timeout:g} s and was killed; see --timeout"
+        end = f"{command}: killed after {timeout:g} s without an end; see --timeout"
     else:
         last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
-        end = f"{command} ended with status {status}: {last}"
+        end = f"{command}: {last} (exit status {status})"
     out = [piece.partition("\n") for piece in stdout.split(marker)[1:]]
     err = [piece.partition("\n") for piece in stderr.split(marker)[1:]]
     if not out:
@@ -758,11 +764,9 @@ def _done(outcome: Outcome, failures: Mapping[str, Failure | None]) -> Outcome:
     if outcome.status == "failed":
         return outcome
     failure = failures[outcome.conn_id]
-    return replace(
-        outcome,
-        status="failed" if failure else "written",
-        error=str(failure) if failure else None,
-    )
+    if failure:
+        return replace(outcome, expires_at=None, status="failed", error=str(failure))
+    return replace(outcome, status="written")
 
 
 def _fields(granted: Authorization, extra: Mapping[str, Any] | None) -> dict[str, str]:
@@ -799,12 +803,13 @@ def _text(report: Report) -> str:
         lines.append(f"Airflow {a.version}, {a.executable}, AIRFLOW_HOME {a.home}, {a.method}")
     width = max(len(outcome.conn_id) for outcome in report.connections)
     for outcome in report.connections:
-        line = f"{outcome.conn_id:{width}}  {outcome.status:7}  "
+        line = f"{outcome.conn_id:{width}}  {outcome.status:7}"
         if outcome.expires_at:
-            minutes = (outcome.expires_at - datetime.now(timezone.utc)) // timedelta(minutes=1)
+            seconds = (outcome.expires_at - datetime.now(timezone.utc)).total_seconds()
+            minutes = round(seconds / 60)
             left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
-            line += f"{outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
-        lines.append(line.rstrip())
+            line += f"  {outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
+        lines.append(line)
     return "\n".join(lines)
 
 

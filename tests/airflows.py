@@ -1,0 +1,169 @@
+"""Real Airflow installs, each in a virtual environment of its own under .envs/.
+
+Built on first use, with uv, as of the day on which their dependencies fitted (Airflow's
+constraint files are not to be had everywhere). The interpreter comes from PATH or pyenv.
+
+    python tests/airflows.py 2.11.2    builds one, and prints where it is
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import uv
+
+ENVIRONMENTS = Path(__file__).resolve().parent.parent / ".envs"
+FERNET_KEY = base64.urlsafe_b64encode(b"a fixed key: test runs compare!!").decode()
+
+PRINT_CONNECTION = """
+import json, sys
+try:
+    from airflow.utils.session import create_session
+except ImportError:
+    from airflow.utils.db import create_session
+from airflow.models import Connection
+with create_session() as session:
+    found = session.query(Connection).filter(Connection.conn_id == sys.argv[1]).all()
+    keys = ("conn_type", "host", "login", "password", "port", "schema", "extra", "description")
+    print("\\n::" + json.dumps([{k: getattr(c, k, None) for k in keys} for c in found]))
+"""
+
+
+class Unavailable(Exception):
+    """No Python on this machine fits that Airflow."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an Airflow is installed, and how its database is made."""
+
+    python: str
+    as_of: str
+    requirements: tuple[str, ...]
+    init: tuple[str, ...] = ("db", "migrate")
+
+
+DOCKER = "apache-airflow-providers-docker"
+RECIPES = {
+    "1.10.15": Recipe("3.8", "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)),
+    "2.5.3": Recipe("3.10", "2023-04-10", (DOCKER,), ("db", "init")),
+    "2.11.2": Recipe("3.11", "2026-05-01", ("pydantic<3", DOCKER)),
+    "3.3.2": Recipe("3.12", "", (DOCKER,)),
+}
+
+
+def environment(version: str) -> Path:
+    """The virtual environment of that Airflow, built if need be."""
+    folder = ENVIRONMENTS / f"airflow-{version}"
+    recipe = RECIPES[version]
+    with _locked(folder):
+        if not (folder / "built").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            python = find_python(recipe.python)
+            _uv("venv", "--python", python, str(folder))
+            as_of = ("--exclude-newer", recipe.as_of) if recipe.as_of else ()
+            wanted = (f"apache-airflow=={version}", "psycopg2-binary", *recipe.requirements)
+            install = ("pip", "install", "--compile-bytecode", "--python", str(folder))
+            _uv(*install, *as_of, *wanted)
+            template = folder / "home"
+            run(version, variables(template), *recipe.init)
+            (folder / "built").touch()
+    return folder
+
+
+def home(version: str, folder: Path) -> dict[str, str]:
+    """A fresh AIRFLOW_HOME in ``folder``, on SQLite; returns the variables that lead to it."""
+    shutil.copytree(environment(version) / "home", folder)
+    return variables(folder)
+
+
+def variables(folder: Path) -> dict[str, str]:
+    database = f"sqlite:///{folder}/airflow.db"
+    return {
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__SQL_ALCHEMY_CONN": database,  # before 2.3
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{folder}/logs",
+    }
+
+
+def on_database(env: dict[str, str], url: str) -> dict[str, str]:
+    """The same AIRFLOW_HOME with another metadata database."""
+    names = ("AIRFLOW__CORE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    return {**env, **dict.fromkeys(names, url)}
+
+
+def run(version: str, env: dict[str, str], *arguments: str) -> str:
+    """What that Airflow's own command line prints."""
+    folder = ENVIRONMENTS / f"airflow-{version}"
+    return _output([str(folder / "bin/airflow"), *arguments], env)
+
+
+def connections(version: str, env: dict[str, str], conn_id: str) -> list[dict[str, Any]]:
+    """Every row of that id in the metadata database, decrypted by Airflow's own code."""
+    python = environment(version) / "bin/python"
+    printed = _output([str(python), "-c", PRINT_CONNECTION, conn_id], env)
+    rows: list[dict[str, Any]] = json.loads(printed.rpartition("\n::")[2])
+    return rows
+
+
+def connection(version: str, env: dict[str, str], conn_id: str) -> dict[str, Any] | None:
+    """The connection of that id, decrypted by Airflow's own code."""
+    rows = connections(version, env, conn_id)
+    assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
+    return rows[0] if rows else None
+
+
+def find_python(version: str) -> str:
+    """An interpreter of that minor version that really runs, from PATH or pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}") or ""]
+    candidates += sorted(str(path) for path in pyenv.glob(f"{version}.*/bin/python{version}"))
+    for candidate in filter(None, candidates):
+        # A pyenv shim on PATH may lead nowhere.
+        asked = [candidate, "-c", "import sys; print(sys.executable)"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    raise Unavailable(f"no Python {version} on PATH or in pyenv")
+
+
+def _uv(*arguments: str) -> None:
+    _output([uv.find_uv_bin(), *arguments], {})
+
+
+def _output(command: list[str], env: dict[str, str]) -> str:
+    """Standard output; what the command printed is shown only if it failed."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))}
+    done = subprocess.run(
+        command, env={**inherited, **env}, capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode:
+        print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
+        done.check_returncode()
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(exist_ok=True)
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        print(environment(wanted))

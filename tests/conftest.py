@@ -1,0 +1,165 @@
+"""What the tests share: an ECR to ask, and the real command to run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator
+
+import airflows
+import pytest
+from ecr_stand_in import EcrStandIn, environment
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULE = ROOT / "ecr_airflow_sync.py"
+FAKE = Path(__file__).with_name("fake_airflow.py")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the command left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Command:
+    """The real command in an environment as bare as cron's. No token may ever be printed."""
+
+    env: dict[str, str]
+    secrets: Callable[[], list[str]]
+    options: list[str] = field(default_factory=list)
+
+    def start(self, *options: str, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(MODULE), *self.options, *options],
+            env={**self.env, **more},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> Ran:
+        stdout, stderr = process.communicate(timeout=300)
+        for secret in self.secrets():
+            # Not in an assert of its own: pytest would print the token.
+            leaked = secret in stdout + stderr or secret[200:260] in stdout + stderr
+            assert not leaked, "a token was printed"
+        assert "Traceback" not in stderr, stderr
+        return Ran(process.returncode, stdout, stderr)
+
+    def __call__(self, *options: str, **more: str) -> Ran:
+        return self.end(self.start(*options, **more))
+
+
+@pytest.fixture
+def ecr() -> Iterator[EcrStandIn]:
+    server = EcrStandIn()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def sync(ecr: EcrStandIn, tmp_path: Path) -> Command:
+    """The command, with credentials for the stand-in and no Airflow yet."""
+    (tmp_path / "tmp").mkdir()
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONWARNINGS": "error",
+        **environment(ecr.url),
+    }
+    return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])
+
+
+@dataclass
+class FakeAirflow:
+    """A strict executable at the boundary, of any version."""
+
+    script: Path
+    store: Path
+    env: dict[str, str]
+
+    def connections(self) -> dict[str, dict[str, str]]:
+        import json
+
+        return json.loads(self.store.read_text()) if self.store.exists() else {}
+
+
+@pytest.fixture
+def fake(sync: Command, tmp_path: Path) -> Callable[..., FakeAirflow]:
+    """Puts a fake airflow of some version in place, and points the command at it."""
+
+    def place(version: str = "2.11.2", trouble: str = "") -> FakeAirflow:
+        script = tmp_path / "venv/bin/airflow"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
+        script.chmod(0o755)
+        package = tmp_path / f"site/apache_airflow-{version}.dist-info"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "METADATA").write_text(f"Name: apache-airflow\nVersion: {version}\n")
+        store = tmp_path / "connections-store"
+        sync.env.update(
+            PYTHONPATH=str(package.parent),
+            FAKE_AIRFLOW_STORE=str(store),
+            FAKE_AIRFLOW_VERSION=version,
+            FAKE_AIRFLOW_TROUBLE=trouble,
+        )
+        sync.options = ["--airflow", str(script)]
+        return FakeAirflow(script, store, sync.env)
+
+    return place
+
+
+@dataclass
+class RealAirflow:
+    """A real Airflow with a metadata database of its own."""
+
+    version: str
+    env: dict[str, str]
+
+    @property
+    def script(self) -> str:
+        return str(airflows.environment(self.version) / "bin/airflow")
+
+    def connection(self, conn_id: str) -> dict[str, str] | None:
+        return airflows.connection(self.version, self.env, conn_id)
+
+
+@pytest.fixture
+def real(sync: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
+    """Makes a real Airflow with a fresh SQLite database, and points the command at it."""
+
+    def place(version: str) -> RealAirflow:
+        try:
+            env = airflows.home(version, tmp_path / "airflow")
+        except airflows.Unavailable as unavailable:
+            pytest.skip(str(unavailable))
+        airflow = RealAirflow(version, env)
+        sync.env.update(env)
+        sync.options = ["--airflow", airflow.script]
+        return airflow
+
+    return place
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    """Every process of this machine with its arguments, as any user sees them."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                arguments = Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue  # it has ended in between
+            yield int(entry.name), arguments

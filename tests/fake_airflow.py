@@ -1,0 +1,136 @@
+"""Plays the `airflow connections` command line of one version, strictly.
+
+What the real one would refuse is refused here: unknown arguments, the syntax of another
+age, a file that is not JSON. Connections are kept in a JSON file, FAKE_AIRFLOW_STORE, and
+FAKE_AIRFLOW_TROUBLE says what goes wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
+VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
+TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
+FIELDS = ("type", "host", "login", "password", "extra")
+
+
+class IntegrityError(Exception):
+    """As SQLAlchemy's, when two hosts add the same row."""
+
+
+def load() -> dict[str, dict[str, str]]:
+    return json.loads(STORE.read_text()) if STORE.exists() else {}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="airflow", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    connections = commands.add_parser("connections", allow_abbrev=False)
+    if VERSION < (1, 10, 14):
+        connections.add_argument("--add", action="store_const", const="add", dest="action")
+        connections.add_argument("--delete", action="store_const", const="delete", dest="action")
+        connections.add_argument("--conn_id", required=True)
+        for name in FIELDS:
+            connections.add_argument(f"--conn_{name}")
+        return parser.parse_args()
+    actions = connections.add_subparsers(dest="action", required=True)
+    actions.add_parser("delete", allow_abbrev=False).add_argument("conn_id")
+    add = actions.add_parser("add", allow_abbrev=False)
+    add.add_argument("conn_id")
+    for name in (*FIELDS, "description") if VERSION >= (2, 0) else FIELDS:
+        add.add_argument(f"--conn-{name}")
+    if VERSION >= (2, 6):
+        importing = actions.add_parser("import", allow_abbrev=False)
+        importing.add_argument("--overwrite", action="store_true", required=True)
+        importing.add_argument("file")
+    return parser.parse_args()
+
+
+def refuse(sentence: str) -> None:
+    """1.10 says it on stdout and ends with 0, later ones on stderr and with 1."""
+    if VERSION < (2, 0):
+        print(f"\n\t{sentence}\n")
+    else:
+        raise SystemExit(sentence)
+
+
+def delete(conn_id: str) -> None:
+    stored = load()
+    if TROUBLE == "duplicates":
+        refuse(f"Found more than one connection with `conn_id`={conn_id}")
+    elif conn_id not in stored:
+        refuse(f"Did not find a connection with `conn_id`={conn_id}")
+    else:
+        del stored[conn_id]
+        STORE.write_text(json.dumps(stored))
+        words = "connection with " if VERSION >= (2, 0) else ""
+        print(f"Successfully deleted {words}`conn_id`={conn_id}")
+
+
+def add(conn_id: str, fields: dict[str, str]) -> None:
+    stored = load()
+    if conn_id in stored or TROUBLE in ("overtaken", "duplicates"):
+        refuse(f"A connection with `conn_id`={conn_id} already exists")
+        return
+    print(f"Successfully added `conn_id`={conn_id} : {fields['conn_type']}://...")
+    if TROUBLE == "rolled back":
+        raise RuntimeError("server closed the connection unexpectedly")
+    STORE.write_text(json.dumps({**stored, conn_id: fields}))
+
+
+def import_file(name: str) -> None:
+    if Path(name).suffix != ".json":
+        raise SystemExit("Unsupported file format.")
+    with open(name) as file:
+        wanted = json.load(file)
+    for conn_id, fields in wanted.items():
+        if TROUBLE == f"skip {conn_id}":
+            print(f"Could not import connection. The key {conn_id!r} has to be made of ...")
+            continue
+        if TROUBLE == f"fail {conn_id}":
+            raise ValueError(f"cannot store {conn_id}, of all things")
+        if TROUBLE == "collide once" and not load():
+            STORE.write_text(json.dumps({conn_id: {"password": "of another host"}}))
+            raise IntegrityError("(psycopg2.errors.UniqueViolation) duplicate key value")
+        STORE.write_text(json.dumps({**load(), conn_id: fields}))
+        print(f"Imported connection {conn_id}")
+
+
+def trouble() -> None:
+    """What can go wrong with any command."""
+    if TROUBLE.startswith("hang"):
+        child = subprocess.Popen(["sleep", "600"])
+        Path(os.environ["FAKE_AIRFLOW_STORE"] + ".pids").write_text(f"{os.getpid()} {child.pid}")
+        time.sleep(600)
+    if TROUBLE == "crash":
+        os.kill(os.getpid(), 11)
+    if TROUBLE == "say nothing":
+        raise SystemExit(0)
+    if TROUBLE == "megabyte":
+        print("\x00\xff garbage of no use" * 50_000, file=sys.stderr)
+        sys.stdout.buffer.write(b"\xff\xfe\x00" * 300_000)
+    if TROUBLE == "echo":
+        raise RuntimeError("cannot parse " + " ".join(sys.argv) + Path(sys.argv[-1]).read_text())
+
+
+def main() -> None:
+    arguments = parse()
+    trouble()
+    if arguments.action == "import":
+        import_file(arguments.file)
+    elif arguments.action == "delete":
+        delete(arguments.conn_id)
+    else:
+        given = {f"conn_{name}": getattr(arguments, f"conn_{name}", None) for name in FIELDS}
+        add(arguments.conn_id, {key: value for key, value in given.items() if value})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""What ECR answers, over HTTP: its faults, one by one, and moto's ECR as a second one."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from conftest import Command, FakeAirflow
+from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
+
+Place = Callable[..., FakeAirflow]
+A, B = "111111111111", "222222222222"
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+DENIED = (
+    "User: arn:aws:iam::123456789012:user/puller is not authorized to perform: "
+    "ecr:GetAuthorizationToken on resource: * because no identity-based policy allows it"
+)
+RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
+LATER = "the next run tries again"
+
+
+def encoded(text: bytes) -> str:
+    return base64.b64encode(text).decode()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "calls"),
+    [
+        pytest.param(
+            Fault(code="AccessDeniedException", message=DENIED),
+            f"ECR in us-east-1: AccessDeniedException: {DENIED}; "
+            "allow this identity ecr:GetAuthorizationToken on resource *",
+            1,
+            id="denied",
+        ),
+        pytest.param(
+            Fault(code="ExpiredTokenException", message="The security token is expired"),
+            "ECR in us-east-1: ExpiredTokenException: The security token is expired; " + RENEW,
+            1,
+            id="expired credentials",
+        ),
+        pytest.param(
+            Fault(code="ThrottlingException", message="Rate exceeded"),
+            f"ECR in us-east-1: ThrottlingException: Rate exceeded; {LATER}; "
+            "spread the hosts over the half hour",
+            5,
+            id="throttled",
+        ),
+        pytest.param(
+            Fault(status=503, body=b""), f"ECR in us-east-1: 503: Service Unavailable; {LATER}", 5, id="503"
+        ),
+        pytest.param(
+            Fault(status=500, code="ServerException", message="no luck"),
+            f"ECR in us-east-1: ServerException: no luck; {LATER}",
+            5,
+            id="500",
+        ),
+        pytest.param(
+            Fault(drop=True),
+            "ECR in us-east-1: Connection was closed before we received a valid response from "
+            f"endpoint URL: \"{{url}}/\".; {LATER}",
+            5,
+            id="dropped",
+        ),
+        pytest.param(
+            Fault(status=200, body=b'{"authorizationData": ['),
+            f"ECR in us-east-1 gave no token for the caller's own registry; {LATER}",
+            1,
+            id="half an answer",
+        ),
+        *(
+            pytest.param(
+                Fault(change={key: None}),
+                f"ECR's answer for {host} has no {key}; {LATER}",
+                1,
+                id=f"no {key}",
+            )
+            for key, host in (
+                ("authorizationToken", HOST),
+                ("expiresAt", HOST),
+                ("proxyEndpoint", "a registry"),
+            )
+        ),
+        pytest.param(
+            Fault(change={"authorizationToken": "!not base64!"}),
+            f"ECR's token for {HOST} is not base64 of plain text; {LATER}",
+            1,
+            id="not base64",
+        ),
+        pytest.param(
+            Fault(change={"authorizationToken": encoded(b"AWS:\xff\xfe")}),
+            f"ECR's token for {HOST} is not base64 of plain text; {LATER}",
+            1,
+            id="not text",
+        ),
+        *(
+            pytest.param(
+                Fault(change={"authorizationToken": encoded(text)}),
+                f"ECR's token for {HOST} is not login, colon, password; {LATER}",
+                1,
+                id=f"token {text.decode()!r}",
+            )
+            for text in (b"nocolon", b"AWS:", b":password")
+        ),
+    ],
+)
+def test_faults(
+    sync: Command, fake: Place, ecr: EcrStandIn, fault: Fault, error: str, calls: int
+) -> None:
+    airflow = fake()
+    assert sync("-r", "us-east-1").status == 0
+    before = airflow.connections()
+    ecr.faults["us-east-1"] = fault
+    ran = sync("-r", "us-east-1", "--quiet")
+    expected = error.replace("{url}", ecr.url)
+    assert ran.stderr == f"docker_default: {expected}\n"
+    assert (ran.status, ran.stdout, len(ecr.calls) - 1) == (1, "", calls)
+    assert airflow.connections() == before
+
+
+def test_a_time_that_is_none(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    airflow = fake()
+    ecr.faults["us-east-1"] = Fault(change={"expiresAt": "soon"})
+    ran = sync("-r", "us-east-1", "-q")
+    assert ran.stderr.startswith('docker_default: ECR in us-east-1: Invalid timestamp "soon"')
+    assert (ran.status, airflow.connections()) == (1, {})
+
+
+def test_no_certificates(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    fake()
+    url = ecr.url.replace("http:", "https:")
+    ran = sync("-r", "us-east-1", AWS_ENDPOINT_URL_ECR=url, AWS_CA_BUNDLE="/nowhere/ca.pem")
+    assert ran.status == 1
+    assert ran.stderr.startswith("docker_default: ECR in us-east-1: ")
+    assert ran.stderr.count("\n") == 1
+    assert "/nowhere/ca.pem" in ran.stderr
+
+
+def test_a_throttled_call_is_tried_again(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="ThrottlingException", message="Rate exceeded", times=2)
+    assert sync("-r", "us-east-1").status == 0
+    assert len(ecr.calls) == 3
+
+
+def test_a_slow_answer_is_waited_for_ten_seconds(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(delay=11, times=1)
+    assert sync("-r", "us-east-1").status == 0
+    assert len(ecr.calls) == 2
+
+
+def test_one_region_fails_the_other_is_written(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    airflow = fake()
+    ecr.faults["eu-west-1"] = Fault(code="AccessDeniedException", message=DENIED)
+    ran = sync("-r", "eu-west-1", "-r", "us-east-1", "--conn-id", "e_{region}")
+    assert ran.status == 1
+    assert "e_eu-west-1  failed" in ran.stdout
+    assert "e_us-east-1  written" in ran.stdout
+    assert list(airflow.connections()) == ["e_us-east-1"]
+
+
+def test_no_data_for_one_registry(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    airflow = fake()
+    ecr.faults["us-east-1"] = Fault(without=(A,))
+    ran = sync("-r", "us-east-1", "--registry", A, "--registry", B, "--conn-id", "e_{registry}")
+    assert ran.status == 1
+    assert ran.stderr == (
+        f"e_{A}: ECR in us-east-1 gave no token for registry {A}; check the id, "
+        "and that this identity may read it\n"
+    )
+    assert list(airflow.connections()) == [f"e_{B}"]
+
+
+def test_ten_connections_with_one_trouble_are_told_in_one_line(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message=DENIED)
+    registries = [f"{number:012}" for number in range(10)]
+    options = [option for registry in registries for option in ("--registry", registry)]
+    ran = sync("-r", "us-east-1", *options, "--conn-id", "e{registry}", "--quiet")
+    assert ran.stderr.startswith(", ".join(f"e{registry}" for registry in registries) + ": ECR in")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("region", ["us-esat-1", "us_east_1", "US-EAST-1"])
+def test_a_region_that_does_not_exist(sync: Command, fake: Place, region: str) -> None:
+    fake()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        ran = sync("-r", region, "-q", AWS_ENDPOINT_URL_ECR=url)
+    assert ran.status == 1
+    assert ran.stderr.startswith(f"docker_default: ECR in {region}: ")
+    assert ran.stderr.endswith("; did you mean us-east-1?\n")
+
+
+def test_nobody_listens(sync: Command, fake: Place) -> None:
+    fake()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        ran = sync("-r", "us-east-1", "-q", AWS_ENDPOINT_URL_ECR=url)
+    assert ran.status == 1
+    assert ran.stderr == (
+        f'docker_default: ECR in us-east-1: Could not connect to the endpoint URL: "{url}/"; '
+        "check the region, and this host's DNS, proxy and network\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "error"),
+    [
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            "ECR in us-east-1: Unable to locate credentials; boto3 looked at AWS_ACCESS_KEY_ID, "
+            "~/.aws/credentials, ~/.aws/config and the metadata of container and instance; "
+            "HOME is {home}",
+            id="none",
+        ),
+        pytest.param(
+            {"AWS_SECRET_ACCESS_KEY": ""},
+            "ECR in us-east-1: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY; "
+            "boto3 looked at the environment and ~/.aws; complete them",
+            id="half",
+        ),
+        pytest.param(
+            {"AWS_PROFILE": "gone"},
+            "The config profile (gone) could not be found; "
+            "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
+            id="unknown profile",
+        ),
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7UNKNOWN"},
+            "ECR in us-east-1: UnrecognizedClientException: The security token included in the "
+            "request is invalid.; check the access key, and that it belongs to this partition",
+            id="unknown key",
+        ),
+        pytest.param(
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            "ECR in us-east-1: InvalidSignatureException: The request signature we calculated "
+            "does not match the signature you provided.; check the secret key, and this host's "
+            "clock",
+            id="wrong secret",
+        ),
+        pytest.param(
+            {"AWS_ENDPOINT_URL_ECR": "nowhere"},
+            "ECR in us-east-1: Invalid endpoint: nowhere",
+            id="bad endpoint",
+        ),
+    ],
+)
+def test_credentials(
+    sync: Command, fake: Place, tmp_path: Path, env: dict[str, str], error: str
+) -> None:
+    airflow = fake()
+    kept = {name: value for name, value in {**sync.env, **env}.items() if value}
+    sync.env.clear()
+    sync.env.update(kept)
+    ran = sync("-r", "us-east-1", "--quiet")
+    assert ran.stderr == f"docker_default: {error.replace('{home}', str(tmp_path))}\n"
+    assert ran.status == 1
+    assert airflow.connections() == {}
+
+
+def test_hosts_of_other_partitions(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    assert sync("-r", "cn-north-1").status == 0
+    host = airflow.connections()["docker_default"]["host"]
+    assert host == f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"
+
+
+def test_the_host_is_bare(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    airflow = fake()
+    ecr.faults["us-east-1"] = Fault(change={"proxyEndpoint": f"https://{HOST}:8443/"})
+    assert sync("-r", "us-east-1").status == 0
+    assert airflow.connections()["docker_default"]["host"] == HOST
+
+
+def test_a_password_with_colons(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    airflow = fake()
+    token = encoded(b"AWS:pass:word==")
+    ecr.faults["us-east-1"] = Fault(change={"authorizationToken": token})
+    assert sync("-r", "us-east-1").status == 0
+    stored = airflow.connections()["docker_default"]
+    assert (stored["login"], stored["password"]) == ("AWS", "pass:word==")
+
+
+def test_moto_as_a_second_ecr(sync: Command, fake: Place) -> None:
+    moto_server: Any = pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        airflow = fake()
+        ran = sync(
+            *("-r", "us-east-1", "--registry", A, "--registry", B, "--conn-id", "e_{registry}"),
+            AWS_ENDPOINT_URL_ECR=f"http://{host}:{port}",
+        )
+    finally:
+        server.stop()
+    assert ran.status == 0, ran.stderr
+    # moto's tokens expired in 2015: they are written all the same, and the report says so.
+    assert "valid for no more, until 2015-" in ran.stdout
+    stored = airflow.connections()[f"e_{A}"]
+    assert stored["host"] == f"{A}.dkr.ecr.us-east-1.amazonaws.com"
+    assert (stored["login"], stored["password"]) == ("AWS", f"{A}-auth-token")
