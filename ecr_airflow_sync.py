@@ -431,6 +431,7 @@ _NEXT_STEPS = {  # by ECR's error code, less "Exception", or by botocore's excep
     "ProfileNotFound": "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
     "ReadTimeoutError": _LATER,
     "RequestExpired": "set this host's clock",
+    "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
     "SSOTokenLoadError": _RENEW,
     "Throttling": f"{_LATER}; spread the hosts over the half hour",
     "TokenRetrievalError": _RENEW,
@@ -520,8 +521,9 @@ def _attempt(
     except Failure as failure:
         answers = [Answer(None, str(failure))] * len(flat)
     hidden = [fields["password"] for batch in batches for fields in batch.values()]
-    for answer in answers:
-        log.debug("%s", _mask(answer.stdout + answer.stderr, hidden).strip())
+    if log.isEnabledFor(logging.DEBUG):
+        for answer in answers:
+            log.debug("%s", _mask(answer.stdout + answer.stderr, hidden).strip())
     failures: dict[str, Failure | None] = {}
     for batch, several in zip(batches, commands):
         told, answers = answers[: len(several)], answers[len(several) :]
@@ -564,7 +566,7 @@ def _bad_answer(conn_id: str, answers: Sequence[Answer]) -> Answer | None:
     name = re.escape(conn_id)
     delete, add = answers[0], answers[-1]
     if len(answers) == 1:
-        imported = re.search(rf"^Imported connection {name}\s*$", add.stdout, re.MULTILINE)
+        imported = re.search(rf"Imported connection {name}\s*$", add.stdout, re.MULTILINE)
         return None if imported else add
     gone = rf"(Successfully deleted|Did not find a)( connection with)? `conn_id`={name}\s*$"
     if not re.search(gone, delete.stdout + delete.stderr, re.MULTILINE):
@@ -581,7 +583,7 @@ def _failure(conn_id: str, answer: Answer, airflow: Airflow, hidden: Iterable[st
     said = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
     about = [line for line in said if conn_id in line]
     lines = answer.error.strip().splitlines()[:1] or about[-1:] or said[-1:] or ["it said nothing"]
-    line = _mask(lines[0].strip(), hidden)
+    line = _mask(lines[0].strip(), hidden)[:500]
     if answer.exit is not None:
         line = f"Airflow (AIRFLOW_HOME {airflow.home}, exit status {answer.exit}): {line}"
     if re.search("value too long|Data too long", line):
@@ -599,9 +601,13 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
     """Hide what is named, passwords in URLs, and what may be a token or part of one."""
     for secret in hidden:
         text = text.replace(secret, "***")
-    text = re.sub(r"(://[^\s:@/]*):\S+@|:[^\s:@/]+@", r"\1:***@", text)
-    # Forty characters without a slash: long paths have shorter names, tokens have longer runs.
-    return re.sub(r"(?=\S*?[\w+=-]{40})[\w+/=-]{60,}", "***", text)
+    text = re.sub(r"(://[^\s:@/]{0,99}):\S{1,99}@|:[^\s:@/]+@", r"\1:***@", text)
+    return re.sub(r"[\w+/=-]{60,}", _mask_run, text)
+
+
+def _mask_run(run: re.Match[str]) -> str:
+    # Long paths have slashes at shorter intervals than tokens.
+    return "***" if re.search(r"[\w+=-]{40}", run[0]) else run[0]
 
 
 # --- the door: the only way to Airflow ------------------------------------------------
@@ -623,13 +629,12 @@ def _converse(
         "".join(json.dumps(line) + "\n" for line in (DOOR, request)),
         timeout,
     )
-    if status is None:
-        end = f"{command}: killed after {timeout:g} s without an end; see --timeout"
-    else:
-        last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
-        end = f"{command}: {last} (exit status {status})"
     out = [piece.partition("\n") for piece in stdout.split(marker)[1:]]
     err = [piece.partition("\n") for piece in stderr.split(marker)[1:]]
+    last = (err[-1][2] if err else stderr).strip().splitlines()[-1:] or ["it said nothing"]
+    end = f"{command}: {last[0]} (exit status {status})"
+    if status is None:
+        end = f"{command}: killed after {timeout:g} s without an end; see --timeout"
     if not out:
         raise Failure(_mask(end))
     answers = [

@@ -136,7 +136,7 @@ def test_no_certificates(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     assert ran.status == 1
     assert ran.stderr.startswith("docker_default: ECR in us-east-1: ")
     assert ran.stderr.count("\n") == 1
-    assert "/nowhere/ca.pem" in ran.stderr
+    assert "check AWS_CA_BUNDLE" in ran.stderr
 
 
 def test_a_throttled_call_is_tried_again(sync: Command, fake: Place, ecr: EcrStandIn) -> None:

@@ -1,0 +1,342 @@
+"""The way to Airflow: finding its interpreter, its answers, its end. Strict fakes play it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import airflows
+import pytest
+from conftest import FAKE, Command, FakeAirflow, processes
+from ecr_stand_in import EcrStandIn
+
+import ecr_airflow_sync
+
+Place = Callable[..., FakeAirflow]
+A, B, C = "111111111111", "222222222222", "333333333333"
+THREE = ("--registry", A, "--registry", B, "--registry", C, "--conn-id", "e_{registry}")
+VERSIONS = ("1.10.7", "1.10.15", "2.0.1", "2.5.3", "2.6.0", "2.11.2", "3.3.2", "9.0.0")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_version_gets_its_syntax(sync: Command, fake: Place, version: str) -> None:
+    airflow = fake(version)
+    assert sync("-r", "us-east-1", *THREE).status == 0
+    first = airflow.connections()
+    ran = sync("-r", "us-east-1", *THREE, "--conn-extra", '{"email": "ops@example.com"}')
+    assert ran.status == 0, ran.stderr
+    second = airflow.connections()
+    assert sorted(first) == sorted(second) == [f"e_{A}", f"e_{B}", f"e_{C}"]
+    for conn_id, fields in second.items():
+        assert fields["conn_type"] == "docker"
+        assert fields.get("extra", fields.get("conn_extra")) == '{"email": "ops@example.com"}'
+        assert fields != first[conn_id]
+
+
+@pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
+def test_delete_and_add_on_request(sync: Command, fake: Place, version: str) -> None:
+    airflow = fake(version)
+    ran = sync("-r", "us-east-1", "--method", "delete-add")
+    assert (ran.status, ", delete-add\n" in ran.stdout) == (0, True)
+    assert list(airflow.connections()) == ["docker_default"]
+
+
+@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
+def test_import_where_there_is_none(
+    sync: Command, fake: Place, ecr: EcrStandIn, version: str
+) -> None:
+    airflow = fake(version)
+    ran = sync("-r", "us-east-1", "--method", "import")
+    assert ran.status == 2
+    assert ran.stderr.endswith(
+        f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n"
+    )
+    assert ecr.calls == []
+
+
+def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    airflow = fake("1.9.0")
+    ran = sync("-r", "us-east-1", "-q")
+    assert (ran.status, ecr.calls) == (1, [])
+    assert ran.stderr == (
+        f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "trouble", "status", "error"),
+    [
+        pytest.param("2.5.3", "overtaken", 0, "", id="another host was quicker"),
+        pytest.param("1.10.15", "overtaken", 0, "", id="another host was quicker, 1.10"),
+        pytest.param(
+            "1.10.15",
+            "duplicates",
+            1,
+            "exit status 0): Found more than one connection with `conn_id`=docker_default; "
+            "delete all of them in the UI, under Admin, Connections",
+            id="duplicates",
+        ),
+        pytest.param("3.3.2", "collide once", 0, "", id="two first imports"),
+        pytest.param(
+            "2.5.3",
+            "rolled back",
+            1,
+            "exit status 1): RuntimeError: server closed the connection unexpectedly",
+            id="said, but not done",
+        ),
+        pytest.param(
+            "2.11.2",
+            "skip docker_default",
+            1,
+            "exit status 0): Could not import connection. The key 'docker_default' has to be "
+            "made of ...",
+            id="exit 0, but skipped",
+        ),
+        pytest.param("1.10.15", "say nothing", 1, "exit status 0): it said nothing", id="silent"),
+        pytest.param(
+            "2.11.2", "say nothing", 1, "exit status 0): it said nothing", id="silent import"
+        ),
+        pytest.param("2.11.2", "megabyte", 0, "", id="a megabyte of garbage"),
+        pytest.param("1.10.15", "megabyte", 0, "", id="a megabyte of garbage, 1.10"),
+        pytest.param("2.11.2", "crash", 1, "it said nothing (exit status -11)", id="crash"),
+        pytest.param("2.11.2", "echo", 1, "RuntimeError: cannot parse ", id="shows the token"),
+    ],
+)
+def test_answers(
+    sync: Command, fake: Place, version: str, trouble: str, status: int, error: str
+) -> None:
+    fake(version, trouble)
+    ran = sync("-r", "us-east-1", "-q")
+    assert (ran.status, ran.stdout) == (status, "")
+    assert error in ran.stderr
+    assert ran.stderr.count("\n") == (1 if error else 0)
+    verbose = sync("-r", "us-east-1", "-v")  # shows all that Airflow said, but no token
+    assert verbose.status == status
+
+
+def test_one_bad_connection_does_not_stop_the_others(sync: Command, fake: Place) -> None:
+    airflow = fake("2.11.2", f"fail e_{A}")
+    ran = sync("-r", "us-east-1", *THREE)
+    assert ran.status == 1
+    assert sorted(airflow.connections()) == [f"e_{B}", f"e_{C}"]
+    assert ran.stderr.endswith(f"exit status 1): ValueError: cannot store e_{A}, of all things\n")
+
+
+@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+def test_a_hanging_airflow_is_killed_with_its_children(
+    sync: Command, fake: Place, tmp_path: Path, version: str
+) -> None:
+    airflow = fake(version, "hang")
+    began = time.monotonic()
+    ran = sync("-r", "us-east-1", "-q", "--timeout", "2")
+    assert time.monotonic() - began < 8
+    assert ran.status == 1
+    assert ran.stderr == (
+        f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n"
+    )
+    assert_all_gone(airflow, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_the_child_too(
+    sync: Command, fake: Place, tmp_path: Path, number: signal.Signals
+) -> None:
+    airflow = fake("2.11.2", "hang")
+    process = sync.start("-r", "us-east-1")
+    wait_for(lambda: pids(airflow))
+    process.send_signal(number)
+    ran = sync.end(process)
+    assert ran.status == (143 if number == signal.SIGTERM else 1)
+    assert_all_gone(airflow, tmp_path)
+
+
+def test_signals_while_ecr_is_slow(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    from ecr_stand_in import Fault
+
+    fake()
+    ecr.faults["us-east-1"] = Fault(delay=9)
+    process = sync.start("-r", "us-east-1")
+    wait_for(lambda: ecr.calls)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert sync.end(process).status == 143
+    assert time.monotonic() - began < 2
+
+
+def test_kill_9_leaves_no_token_behind(
+    sync: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn
+) -> None:
+    airflow = fake("2.11.2", "hang")
+    process = sync.start("-r", "us-east-1")
+    wait_for(lambda: pids(airflow))
+    process.kill()
+    sync.end(process)
+    os.killpg(os.getpgid(pids(airflow)[0]), signal.SIGKILL)
+    (token,) = next(iter(ecr.tokens.values()))
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert token.encode() not in path.read_bytes(), "a token was left in a file"
+
+
+def pids(airflow: FakeAirflow) -> list[int]:
+    file = Path(f"{airflow.store}.pids")
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def assert_all_gone(airflow: FakeAirflow, tmp_path: Path) -> None:
+    wait_for(lambda: not set(pids(airflow)) & {pid for pid, line in processes() if line}, 5)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# --- finding the interpreter ---
+
+
+def shebang(kind: str, python: str) -> str:
+    return {
+        "absolute": f"#!{python}\n",
+        "with options": f"#!{python} -s -E\n",
+        "env": "#!/usr/bin/env python3\n",
+        "env -S": "#!/usr/bin/env -S python3 -s\n",
+        "long or with a blank": f"#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n",
+        "relocatable": "#!/bin/sh\n"
+        "'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python3' \"$0\" \"$@\"\n' '''\n",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["absolute", "with options", "env", "env -S", "long or with a blank", "relocatable"]
+)
+def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None:
+    airflow = fake()
+    folder = tmp_path / "an env/bin"
+    folder.mkdir(parents=True)
+    (folder / "python3").symlink_to(sys.executable)
+    python = sys.executable if kind in ("absolute", "with options") else str(folder / "python3")
+    script = folder / "airflow"
+    code = FAKE.read_text().partition('"""\n\n')[2]  # a polyglot has its docstring already
+    script.write_text(shebang(kind, python) + code)
+    script.chmod(0o755)
+    path = f"{folder}:/usr/bin:/bin"
+    more = {} if kind != "with options" else {"ECR_AIRFLOW_SYNC_AIRFLOW_VERSION": "2.11.2"}
+    if kind == "with options":  # -E hides PYTHONPATH, where the fake's version is told
+        site = Path(sync.env.pop("PYTHONPATH"))
+        assert site.is_dir()
+    sync.options = []  # airflow is on PATH
+    ran = sync("-r", "us-east-1", PATH=path, **more)
+    assert ran.status == 0, ran.stderr
+    assert f", {script}, " in ran.stdout
+    assert list(airflow.connections()) == ["docker_default"]
+    link = tmp_path / "link"
+    link.symlink_to(script)
+    assert sync("-r", "us-east-1", "--airflow", f"env PATH='{path}' {link}", **more).status == 0
+
+
+def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_path: Path) -> None:
+    import uv
+
+    made = [uv.find_uv_bin(), "venv", "-q", "--relocatable", "--python", sys.executable]
+    subprocess.run([*made, str(tmp_path / "was")], check=True)
+    (tmp_path / "was").rename(tmp_path / "is")
+    script = tmp_path / "is/bin/airflow"
+    script.write_text(shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n")
+    script.chmod(0o755)
+    ran = sync("-r", "us-east-1", "--airflow", str(script), "-q")
+    assert ran.stderr == (
+        f"docker_default: {script} runs in a Python without the package apache-airflow: "
+        "name another script with --airflow, or say --airflow-version\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("airflow", "airflow: not found, with PATH /usr/bin:/bin; name the script, as in "
+         "--airflow /opt/airflow/bin/airflow (cron's PATH is short) (exit status 127)"),
+        ("/nowhere/airflow", "/nowhere/airflow: not found, with PATH /usr/bin:/bin; name the "
+         "script, as in --airflow /opt/airflow/bin/airflow (cron's PATH is short) (exit status 127)"),
+        ("docker-is-missing exec -i worker airflow", "cannot run docker-is-missing: "
+         "No such file or directory; check --airflow, PATH"),
+        ("sh -c 'echo sorry >&2; exit 5' airflow", "sh -c 'echo sorry >&2; exit 5' airflow: "
+         "sorry (exit status 5)"),
+        ("{tmp}/wrapper", "{tmp}/wrapper: {tmp}/wrapper is no Python script (a shell wrapper, a "
+         "shim?); name the airflow script behind it with --airflow (exit status 126)"),
+        ("/bin/true", "/bin/true: /bin/true is no Python script (a shell wrapper, a shim?); name "
+         "the airflow script behind it with --airflow (exit status 126)"),
+    ],
+)  # fmt: skip
+def test_no_airflow(
+    sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str
+) -> None:
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec /opt/python3/bin/airflow "$@"\n')
+    wrapper.chmod(0o755)
+    ran = sync("-r", "us-east-1", "-q", "--airflow", command.replace("{tmp}", str(tmp_path)))
+    assert ran.stderr == f"docker_default: {error.replace('{tmp}', str(tmp_path))}\n"
+    assert (ran.status, ecr.calls) == (1, [])
+
+
+def test_nothing_is_imported_from_the_folder_it_starts_in(
+    sync: Command, fake: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for name in ("json", "runpy", "tempfile", "boto3"):
+        (trap / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(trap)
+    assert sync("-r", "us-east-1").status == 0
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.13"])
+def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version: str) -> None:
+    try:
+        python = airflows.find_python(version)
+    except airflows.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    script = tmp_path / "airflow"
+    script.write_text(
+        "import sys\n"
+        "print('hello from %s' % sys.argv[1:])\n"
+        "if 'fail' in sys.argv: raise ValueError('as asked')\n"
+        "if 'exit' in sys.argv: raise SystemExit('as told')\n"
+        "if 'import' in sys.argv: print('read ' + open(sys.argv[-1]).read())\n"
+    )
+    script.write_text(f"#!{python}\n{script.read_text()}")
+    script.chmod(0o755)
+    commands = [{"argv": ["fail"]}, {"argv": ["exit"]}, {"argv": ["ok", "\u00e9"]}]
+    big = {"a": "x" * 300_000}
+    commands.append({"argv": ["import"], "connections": big})
+    here, answers = ecr_airflow_sync._converse(str(script), commands, 60)
+    assert here["executable"] == str(script)
+    assert [(answer.exit, answer.error.strip()) for answer in answers] == [
+        (1, "ValueError: as asked"),
+        (1, "as told"),
+        (0, ""),
+        (0, ""),
+    ]
+    assert big["a"] in answers[3].stdout
+
+
+def test_the_door_is_linted(tmp_path: Path) -> None:
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not ruff:
+        pytest.skip("ruff is not installed: pip install -e '.[lint]'")
+    (tmp_path / "door.py").write_text(ecr_airflow_sync.DOOR)
+    rules = ["--isolated", "--line-length", "100", "--select", "A,B,C4,E,F,PIE,PL,RET,SIM,W"]
+    legal = ["--ignore", "SIM105,PLC0415,PLR0911"]
+    subprocess.run([ruff, "check", *rules, *legal, str(tmp_path)], check=True)
+    style = [ruff, "format", "--isolated", "--line-length", "100", "--check", str(tmp_path)]
+    subprocess.run(style, check=True)
