@@ -25,13 +25,13 @@ import re
 import secrets
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
+from subprocess import PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar
 
 import click
@@ -161,10 +161,15 @@ def run(argv, connections=None):
         return {"exit": 1, "error": str(end.code)[:500]}
     except BaseException as error:
         traceback.print_exc()
+        while getattr(error, "__cause__", None):
+            error = error.__cause__  # "Read-only file system", not "Unable to configure handler"
         return {"exit": 1, "error": traceback.format_exception_only(type(error), error)[-1][:500]}
     return {"exit": 0, "error": ""}
 
 
+# Airflow 3 compiles all secrets that it has seen into one expression, anew for each: with ten
+# tokens, half of the run. What it prints goes to our own mask in any case.
+os.environ.setdefault("AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET", "1000000")
 signal.signal(signal.SIGTERM, stop)
 sys.path.insert(0, os.path.dirname(script))
 home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
@@ -368,8 +373,9 @@ def _ask(
     from botocore.parsers import ResponseParserError
 
     region = targets[0].region
-    retries = {"mode": "standard", "total_max_attempts": 5}
-    config = Config(retries=retries, connect_timeout=5, read_timeout=10)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=10
+    )
     registries = [target.registry for target in targets if target.registry]
     try:
         with making_client:
@@ -646,17 +652,16 @@ def _converse(
 
 def _run(argv: Sequence[str], stdin: str, timeout: float) -> tuple[int | None, str, str]:
     """Exit status (None if it had to be killed), stdout and stderr of a process."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
         # A session of its own, so that it and its children can be ended as one group.
-        process = subprocess.Popen(argv, start_new_session=True, **pipes)
+        process = Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True)
     except OSError as error:
         raise Failure(f"cannot run {argv[0]}: {error.strerror}; check --airflow, PATH") from None
     status = None
     try:
         stdout, stderr = process.communicate(stdin.encode(), timeout)
         status = process.returncode
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         stdout, stderr = _end(process)
     except BaseException:  # Ctrl-C, and SIGTERM as main takes it
         _end(process)
@@ -664,7 +669,7 @@ def _run(argv: Sequence[str], stdin: str, timeout: float) -> tuple[int | None, s
     return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
 
 
-def _end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+def _end(process: Popen[bytes]) -> tuple[bytes, bytes]:
     """End a process with all its children, and return what they had said."""
     said = (b"", b"")
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -674,7 +679,7 @@ def _end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
             pass  # gone, or another user's
         try:
             return process.communicate(timeout=GRACE)
-        except subprocess.TimeoutExpired as expired:
+        except TimeoutExpired as expired:
             said = (expired.stdout or b"", expired.stderr or b"")
     return said
 

@@ -3,7 +3,8 @@
 Built on first use, with uv, as of the day on which their dependencies fitted (Airflow's
 constraint files are not to be had everywhere). The interpreter comes from PATH or pyenv.
 
-    python tests/airflows.py 2.11.2    builds one, and prints where it is
+    python tests/airflows.py 2.11.2           builds one, and prints where it is
+    python tests/airflows.py --python 3.8     prints where such a Python is
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ RECIPES = {
     "1.10.15": Recipe("3.8", "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)),
     "2.5.3": Recipe("3.10", "2023-04-10", (DOCKER,), ("db", "init")),
     "2.11.2": Recipe("3.11", "2026-05-01", ("pydantic<3", DOCKER)),
-    "3.3.2": Recipe("3.12", "", (DOCKER,)),
+    "3.3.2": Recipe("3.12", "", ("asyncpg", DOCKER)),
 }
 
 
@@ -164,6 +165,15 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def main() -> None:
+    try:
+        if sys.argv[1] == "--python":
+            print(find_python(sys.argv[2]))
+        else:
+            print(environment(sys.argv[1]))
+    except Unavailable as unavailable:
+        raise SystemExit(str(unavailable)) from None
+
+
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        print(environment(wanted))
+    main()

@@ -19,6 +19,12 @@ MODULE = ROOT / "ecr_airflow_sync.py"
 FAKE = Path(__file__).with_name("fake_airflow.py")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "real" in getattr(item, "fixturenames", ()):
+            item.add_marker("airflow")
+
+
 @dataclass(frozen=True)
 class Ran:
     """What a run of the command left behind."""
@@ -77,7 +83,6 @@ def sync(ecr: EcrStandIn, tmp_path: Path) -> Command:
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path / "tmp"),
-        "PYTHONWARNINGS": "error",
         **environment(ecr.url),
     }
     return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])

@@ -251,7 +251,9 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_pat
     subprocess.run([*made, str(tmp_path / "was")], check=True)
     (tmp_path / "was").rename(tmp_path / "is")
     script = tmp_path / "is/bin/airflow"
-    script.write_text(shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n")
+    script.write_text(
+        shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n"
+    )
     script.chmod(0o755)
     ran = sync("-r", "us-east-1", "--airflow", str(script), "-q")
     assert ran.stderr == (
@@ -316,7 +318,11 @@ def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version:
     )
     script.write_text(f"#!{python}\n{script.read_text()}")
     script.chmod(0o755)
-    commands = [{"argv": ["fail"]}, {"argv": ["exit"]}, {"argv": ["ok", "\u00e9"]}]
+    commands: list[dict[str, object]] = [
+        {"argv": ["fail"]},
+        {"argv": ["exit"]},
+        {"argv": ["ok", "\u00e9"]},
+    ]
     big = {"a": "x" * 300_000}
     commands.append({"argv": ["import"], "connections": big})
     here, answers = ecr_airflow_sync._converse(str(script), commands, 60)

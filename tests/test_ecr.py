@@ -50,7 +50,10 @@ def encoded(text: bytes) -> str:
             id="throttled",
         ),
         pytest.param(
-            Fault(status=503, body=b""), f"ECR in us-east-1: 503: Service Unavailable; {LATER}", 5, id="503"
+            Fault(status=503, body=b""),
+            f"ECR in us-east-1: 503: Service Unavailable; {LATER}",
+            5,
+            id="503",
         ),
         pytest.param(
             Fault(status=500, code="ServerException", message="no luck"),
@@ -61,7 +64,7 @@ def encoded(text: bytes) -> str:
         pytest.param(
             Fault(drop=True),
             "ECR in us-east-1: Connection was closed before we received a valid response from "
-            f"endpoint URL: \"{{url}}/\".; {LATER}",
+            f'endpoint URL: "{{url}}/".; {LATER}',
             5,
             id="dropped",
         ),
@@ -155,9 +158,7 @@ def test_a_slow_answer_is_waited_for_ten_seconds(
     assert len(ecr.calls) == 2
 
 
-def test_one_region_fails_the_other_is_written(
-    sync: Command, fake: Place, ecr: EcrStandIn
-) -> None:
+def test_one_region_fails_the_other_is_written(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     airflow = fake()
     ecr.faults["eu-west-1"] = Fault(code="AccessDeniedException", message=DENIED)
     ran = sync("-r", "eu-west-1", "-r", "us-east-1", "--conn-id", "e_{region}")

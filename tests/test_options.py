@@ -49,7 +49,7 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
         pytest.param(
             ["--conn-extra", "[1]"],
             "Invalid value for '--conn-extra': not a JSON object, such as "
-            "'{\"email\": \"me@example.com\"}'",
+            '\'{"email": "me@example.com"}\'',
             id="extra not an object",
         ),
         pytest.param(
@@ -86,7 +86,7 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
         ),
         pytest.param(
             ["--airflow", "sudo 'airflow"],
-            "airflow command \"sudo 'airflow\": No closing quotation",
+            'airflow command "sudo \'airflow": No closing quotation',
             id="airflow command not closed",
         ),
         pytest.param(["--airflow", " "], "the airflow command is empty", id="no airflow command"),
@@ -139,7 +139,10 @@ def test_regions_times_registries_in_one_call_a_region(
         *("--conn-id", "ecr_{registry}_{region}"),
     )
     assert ran.status == 0, ran.stderr
-    assert sorted(ecr.calls, key=str) == [Call("eu-west-1", (A, B, C)), Call("us-east-1", (A, B, C))]
+    assert sorted(ecr.calls, key=str) == [
+        Call("eu-west-1", (A, B, C)),
+        Call("us-east-1", (A, B, C)),
+    ]
     hosts = {conn_id: fields["host"] for conn_id, fields in airflow.connections().items()}
     assert hosts == {
         f"ecr_{registry}_{region}": f"{registry}.dkr.ecr.{region}.amazonaws.com"
@@ -169,9 +172,7 @@ def test_a_template_may_name_the_callers_own_registry(sync: Command, fake: Place
     assert list(airflow.connections()) == [f"ecr_{ACCOUNT}.eu-west-1"]
 
 
-def test_every_option_is_an_environment_variable(
-    sync: Command, fake: Place, ecr: EcrStandIn
-) -> None:
+def test_every_option_is_an_environment_variable(sync: Command, fake: Place) -> None:
     airflow = fake("2.5.3")
     sync.options = []
     ran = sync(

@@ -1,0 +1,56 @@
+# make demo and make test need neither AWS, nor Docker, nor root.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo test quick host figures lint package clean
+
+help:
+	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
+	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
+	@echo 'make quick    those among them that start no real Airflow'
+	@echo 'make host     systemd, cron and Docker, for real: needs root'
+	@echo 'make figures  what a run costs, in ratios'
+	@echo 'make lint     format, lint, types'
+	@echo 'make package  build and check the sdist and the wheel'
+	@echo 'PYTHON=python3.8 VENV=.venv38 make quick   with another Python'
+
+$(VENV)/ready: setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[test]'
+	touch $@
+
+demo: $(VENV)/ready
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m 'not figures and not host' -n 2
+	$(BIN)/python -m pytest -m figures -s -q
+
+quick: $(VENV)/ready
+	$(BIN)/python -m pytest -m 'not figures and not host and not airflow' -n 2 -q
+
+host: $(VENV)/ready
+	$(BIN)/python -m pytest tests/host
+
+figures: $(VENV)/ready
+	$(BIN)/python -m pytest -m figures -s -q
+
+$(VENV)/lint: $(VENV)/ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[lint]'
+	touch $@
+
+lint: $(VENV)/lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy ecr_airflow_sync.py tests examples
+
+package: $(VENV)/lint
+	rm -rf build dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
+clean:
+	rm -rf .venv* .envs build dist *.egg-info

@@ -1,0 +1,110 @@
+"""What a run costs, in ratios, each pair measured side by side. `make figures` prints them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Callable
+
+import pytest
+from conftest import MODULE, Command, FakeAirflow, RealAirflow
+
+Real = Callable[[str], RealAirflow]
+Fake = Callable[..., FakeAirflow]
+pytestmark = pytest.mark.figures
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+TEN = [
+    "--region=us-east-1",
+    *(f"--registry={n:012}" for n in range(10)),
+    "--conn-id=e_{registry}",
+]
+
+
+def seconds(job: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
+def ratio(name: str, ours: Callable[[], object], other: Callable[[], object]) -> float:
+    """Median of the pairs' ratios, after a first pair that only warms up."""
+    ours(), other()
+    pairs = [(seconds(ours), seconds(other)) for _ in range(ROUNDS)]
+    found = median(a / b for a, b in pairs)
+    print(f"\n{name}: {found:.2f} ({median(a for a, _ in pairs):.2f} s "
+          f"to {median(b for _, b in pairs):.2f} s)")  # fmt: skip
+    return found
+
+
+def succeed(sync: Command, *options: str) -> Callable[[], None]:
+    def run() -> None:
+        ran = sync(*options)
+        assert ran.status == 0, ran.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
+def test_one_connection_to_a_bare_import(
+    sync: Command, real: Real, tmp_path: Path, version: str
+) -> None:
+    airflow = real(version)
+    file = tmp_path / "connections.json"
+    file.write_text('{"docker_default": {"conn_type": "docker", "password": "x"}}')
+    bare = [airflow.script, "connections", "import", "--overwrite", str(file)]
+
+    def import_bare() -> None:
+        subprocess.run(bare, env=sync.env, check=True, capture_output=True)
+
+    one = succeed(sync, "-r", "us-east-1")
+    assert ratio(f"{version}, sync to bare import", one, import_bare) <= 1.3
+
+
+@pytest.mark.parametrize(
+    ("version", "bar"), [("1.10.15", 2.5), ("2.5.3", 2.5), ("2.11.2", 1.3), ("3.3.2", 1.3)]
+)
+def test_ten_connections_to_one(sync: Command, real: Real, version: str, bar: float) -> None:
+    real(version)
+    ten, one = succeed(sync, *TEN), succeed(sync, "-r", "us-east-1")
+    assert ratio(f"{version}, ten connections to one", ten, one) <= bar
+
+
+def cpu_seconds(code: str, env: dict[str, str]) -> float:
+    """User and system time of the process alone, without its children."""
+    tell = "import atexit, sys, time; atexit.register(lambda: print(time.process_time()));"
+    command = [sys.executable, "-c", tell + code]
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def test_our_own_cpu(sync: Command, fake: Fake) -> None:
+    airflow = fake()
+    arguments = ["ecr-airflow-sync", "-r", "us-east-1", "-q", "--airflow", str(airflow.script)]
+    ours = (
+        f"import runpy; sys.argv = {arguments!r}; runpy.run_path({str(MODULE)!r}, None, '__main__')"
+    )
+    bare = (
+        "import boto3, click; "
+        "boto3.client('ecr', region_name='us-east-1').get_authorization_token()"
+    )
+    cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)
+    pairs = [(cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)) for _ in range(9)]
+    extra = median(a - b for a, b in pairs)
+    print(f"\nour own CPU: {extra:.3f} s more than {median(b for _, b in pairs):.3f} s")
+    assert extra <= 0.15
+
+
+def test_help_is_quick() -> None:
+    command = [sys.executable, str(MODULE), "--help"]
+
+    def show() -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    show()
+    found = median(seconds(show) for _ in range(9))
+    print(f"\n--help: {found:.3f} s")
+    assert found <= 0.25

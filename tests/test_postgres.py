@@ -1,0 +1,205 @@
+"""Real Airflows on PostgreSQL, with a reader who looks all the time."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Iterator
+
+import airflows
+import psycopg2
+import pytest
+from conftest import Command, RealAirflow
+
+Place = Callable[[str], RealAirflow]
+
+
+@dataclass
+class Reader:
+    """Looks up docker_default in a loop, as a task that starts would."""
+
+    url: str
+    reads: int = 0
+    missing: int = 0
+    seconds_missing: float = 0
+    passwords: set[str] = field(default_factory=set)
+
+    def __enter__(self) -> Reader:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        connection = psycopg2.connect(self.url)
+        connection.autocommit = True
+        cursor = connection.cursor()
+        before, was_missing = time.monotonic(), False
+        while not self._stop.is_set():
+            cursor.execute("SELECT password FROM connection WHERE conn_id = 'docker_default'")
+            rows = cursor.fetchall()
+            now = time.monotonic()
+            if was_missing:
+                self.seconds_missing += now - before
+            before, was_missing = now, not rows
+            self.reads += 1
+            self.missing += not rows
+            self.passwords.update(row[0] for row in rows)
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of our own on loopback; the URL lacks the database's name."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(found[-1]) if found else "")
+    if not initdb:
+        pytest.skip("no PostgreSQL server here: apt-get install postgresql")
+    folder = tmp_path_factory.mktemp("postgres")
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        user = pwd.getpwnam("postgres")
+        for parent in (folder, *folder.parents):
+            if parent.owner() == "root" and str(parent).startswith("/tmp/"):
+                parent.chmod(0o755)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = str(folder / "data")
+    make = [*as_user, initdb, "-D", data, "-U", "airflow", "-A", "trust"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    options = ["-c", "fsync=off", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
+    server = subprocess.Popen(
+        [*as_user, str(Path(initdb).with_name("postgres")), "-D", data, *options],
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    )
+    url = f"postgresql://airflow@127.0.0.1:{port}"
+    wait_for_server(f"{url}/postgres")
+    yield url
+    server.terminate()
+    server.wait()
+
+
+def wait_for_server(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg2.connect(url).close()
+            return
+        except psycopg2.OperationalError:
+            assert time.monotonic() < deadline, "PostgreSQL does not start"
+            time.sleep(0.1)
+
+
+def execute(url: str, statement: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    connection.cursor().execute(statement)
+    connection.close()
+
+
+@pytest.fixture
+def on_postgres(
+    sync: Command, real: Place, postgres: str
+) -> Callable[[str], tuple[RealAirflow, str]]:
+    """Makes a real Airflow with a database of its own there; returns its URL too."""
+
+    def place(version: str) -> tuple[RealAirflow, str]:
+        airflow = real(version)
+        name = f"airflow_{version.replace('.', '_')}_{time.monotonic_ns()}"
+        execute(f"{postgres}/postgres", f"CREATE DATABASE {name}")
+        url = f"{postgres}/{name}"
+        airflow.env = airflows.on_database(airflow.env, url.replace("://", "+psycopg2://"))
+        sync.env.update(airflow.env)
+        airflows.run(version, airflow.env, *airflows.RECIPES[version].init)
+        return airflow, url
+
+    return place
+
+
+OnPostgres = Callable[[str], "tuple[RealAirflow, str]"]
+
+
+@pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
+def test_the_connection_is_never_missing(
+    sync: Command, on_postgres: OnPostgres, version: str
+) -> None:
+    _, url = on_postgres(version)
+    first_imports = [sync.start("-r", "us-east-1", "-q") for _ in range(2)]  # may collide
+    assert [sync.end(process).status for process in first_imports] == [0, 0]
+    with Reader(url) as alone:
+        assert sync("-r", "us-east-1").status == 0
+    with Reader(url) as crowd:
+        runs = [sync.start("-r", "us-east-1") for _ in range(4)]
+        assert [sync.end(process).status for process in runs] == [0, 0, 0, 0]
+    print(f"{version}: {alone.reads} and {crowd.reads} reads, none may find nothing")
+    assert (alone.missing, crowd.missing) == (0, 0)
+    assert (len(alone.passwords), len(crowd.passwords)) == (2, 5)
+    assert min(alone.reads, crowd.reads) > 500
+
+
+@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
+def test_the_connection_is_missing_for_less_than_a_tenth(
+    sync: Command, on_postgres: OnPostgres, version: str
+) -> None:
+    airflow, url = on_postgres(version)
+    assert sync("-r", "us-east-1").status == 0
+    with Reader(url) as ours:
+        assert sync("-r", "us-east-1").status == 0
+    with Reader(url) as common:
+        delete_and_add(airflow)
+    ratio = ours.seconds_missing / common.seconds_missing
+    print(f"{version}: missing {ours.seconds_missing:.2f} s, by two processes "
+          f"{common.seconds_missing:.2f} s, ratio {ratio:.3f}")  # fmt: skip
+    assert ratio < 0.1
+    assert len(ours.passwords) == 2
+
+
+def delete_and_add(airflow: RealAirflow) -> None:
+    """The common method: one process to delete, one to add."""
+    options = ["--conn-type=docker", "--conn-host=x", "--conn-login=AWS", "--conn-password=y"]
+    airflows.run(airflow.version, airflow.env, "connections", "delete", "docker_default")
+    airflows.run(airflow.version, airflow.env, "connections", "add", "docker_default", *options)
+
+
+def test_another_host_at_the_same_time(sync: Command, on_postgres: OnPostgres) -> None:
+    airflow, _ = on_postgres("2.5.3")
+    for _ in range(2):
+        runs = [sync.start("-r", "us-east-1", "-q") for _ in range(3)]
+        ended = [sync.end(process) for process in runs]
+        assert [(ran.status, ran.stderr) for ran in ended] == [(0, "")] * 3
+        assert airflow.connection("docker_default")
+
+
+def test_a_password_column_too_short(sync: Command, on_postgres: OnPostgres) -> None:
+    """Databases made by Airflow 1.10 before AIRFLOW-3014 have room for 500 characters."""
+    _, url = on_postgres("1.10.15")
+    execute(url, "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(500)")
+    ran = sync("-r", "us-east-1", "-q")
+    assert ran.status == 1
+    assert "value too long for type character varying(500); its password column" in ran.stderr
+    assert "(AIRFLOW-3014)" in ran.stderr
+    cure = "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000)"
+    assert cure in ran.stderr
+    execute(url, cure)
+    assert sync("-r", "us-east-1").status == 0

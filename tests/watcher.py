@@ -1,0 +1,60 @@
+"""What an attacker with an account on the worker could see while the command runs."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Iterator
+
+from conftest import processes
+
+
+class Watcher:
+    """Reads every process's arguments and the files in some folders, over and over."""
+
+    def __init__(self, tokens: Callable[[], list[str]], *folders: Path) -> None:
+        self.tokens = tokens
+        self.folders = folders
+        self.rounds = 0
+        self.seen: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(0.01)
+
+    def look(self) -> None:
+        """One round. Where a token was seen is kept, the token is not."""
+        wanted = [token[300:400].encode() for token in self.tokens()]
+        for _, arguments in processes():
+            if any(piece in arguments.encode() for piece in wanted):
+                self.seen.add("argv")
+        for path, content in self._files():
+            if any(piece in content for piece in wanted):
+                self.seen.add(str(path))
+        self.rounds += 1
+
+    def _files(self) -> Iterator[tuple[Path, bytes]]:
+        for folder in self.folders:
+            for path in list(folder.rglob("*")):
+                try:
+                    if path.is_file() and not path.is_symlink():
+                        yield path, path.read_bytes()
+                except OSError:
+                    continue  # it has gone in between
