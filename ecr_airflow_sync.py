@@ -18,19 +18,25 @@ from __future__ import annotations
 
 import base64
 import difflib
+import hashlib
 import json
 import logging
 import os
+import random
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from subprocess import PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar
 
@@ -161,8 +167,8 @@ def run(argv, connections=None):
         return {"exit": 1, "error": str(end.code)[:500]}
     except BaseException as error:
         traceback.print_exc()
-        while getattr(error, "__cause__", None):
-            error = error.__cause__  # "Read-only file system", not "Unable to configure handler"
+        for _ in range(9):  # to "Read-only file system" from "Unable to configure handler"
+            error = getattr(error, "__cause__", None) or error
         return {"exit": 1, "error": traceback.format_exception_only(type(error), error)[-1][:500]}
     return {"exit": 0, "error": ""}
 
@@ -209,7 +215,8 @@ class Failure(Exception):
 class Target:
     """A registry in a region, and the connection that is to hold its token.
 
-    Registry None is that of the caller's own account; conn_id may hold {registry} then.
+    Region "" is what boto3 finds, registry None that of the caller's own account; conn_id
+    may hold {region} and {registry} until they are known.
     """
 
     region: str
@@ -252,7 +259,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one connection: ``status`` is written, failed or planned."""
+    """What became of one connection: ``status`` is written, fresh, failed or planned."""
 
     conn_id: str
     registry: str | None
@@ -265,7 +272,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did. ``airflow`` is None where none was found."""
+    """What a run did. ``airflow`` is None where none was found, or none was needed."""
 
     airflow: Airflow | None
     connections: tuple[Outcome, ...]
@@ -280,12 +287,12 @@ def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -
         if not re.fullmatch(r"[0-9]{12}", registry):
             raise UsageError(f"registry {registry!r} is not an account id of twelve digits")
     targets = [
-        Target(region, registry, _fill(template, registry or "{registry}", region))
+        Target(region, registry, _fill(template, registry or "{registry}", region or "{region}"))
         for region in dict.fromkeys(regions)
         for registry in dict.fromkeys(registries or (None,))
     ]
     for target in targets:
-        _check_conn_id(_fill(target.conn_id, "0" * 12, target.region))
+        _check_conn_id(_fill(target.conn_id, "0" * 12, "region"))
     if len({target.conn_id for target in targets}) < len(targets):
         several = {"_{registry}": len(set(registries)) > 1, "_{region}": len(set(regions)) > 1}
         better = template + "".join(
@@ -519,8 +526,7 @@ def _write(
 def _attempt(
     airflow: Airflow, batches: Sequence[Mapping[str, Mapping[str, str]]]
 ) -> dict[str, Failure | None]:
-    to_commands = _import if airflow.method == "import" else _delete_add
-    commands = [to_commands(batch, _version(airflow.version)) for batch in batches]
+    commands = [_commands(airflow, batch) for batch in batches]
     flat = [command for several in commands for command in several]
     try:
         _, answers = _converse(airflow.command, flat, airflow.timeout)
@@ -539,24 +545,20 @@ def _attempt(
     return failures
 
 
-def _import(
-    connections: Mapping[str, Mapping[str, str]], _version: tuple[int, ...]
+def _commands(
+    airflow: Airflow, connections: Mapping[str, Mapping[str, str]]
 ) -> list[dict[str, Any]]:
-    return [{"argv": ["connections", "import", "--overwrite"], "connections": connections}]
-
-
-def _delete_add(
-    connections: Mapping[str, Mapping[str, str]], version: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """From 1.10.14 on there are subcommands, and the audit log masks --conn-password."""
-    commands = []
+    """What is to be said to an Airflow of that age. A new syntax goes here."""
+    if airflow.method == "import":
+        argv = ["connections", "import", "--overwrite"]
+        return [{"argv": argv, "connections": connections}]
+    version, commands = _version(airflow.version), []
     for conn_id, fields in connections.items():
-        if version >= (1, 10, 14):
-            delete, add = ["delete", conn_id], ["add", conn_id]
-            prefix = "--conn-"
+        if version >= (1, 10, 14):  # from here on the audit log masks --conn-password
+            delete, add, prefix = ["delete", conn_id], ["add", conn_id], "--conn-"
         else:
-            delete, add = ["--delete", f"--conn_id={conn_id}"], ["--add", f"--conn_id={conn_id}"]
-            prefix = "--conn_"
+            name = f"--conn_id={conn_id}"
+            delete, add, prefix = ["--delete", name], ["--add", name], "--conn_"
         for name, value in fields.items():
             if name != "description" or version >= (2, 0):
                 add.append(f"{prefix}{name.replace('conn_', '')}={value}")
@@ -699,23 +701,50 @@ def sync(
     method: str = "auto",
     timeout: float = 120,
     dry_run: bool = False,
+    renew_before: float | None = None,
+    force: bool = False,
 ) -> Report:
     """Fetch a token for each registry in each region, and have Airflow hold them.
 
-    The arguments are the command's options (``ecr-airflow-sync --help``), with
-    ``timeout`` in seconds. Progress goes to the logger ``ecr_airflow_sync``.
+    The arguments are the command's options (``ecr-airflow-sync --help``), with ``timeout``
+    and ``renew_before`` in seconds. Progress goes to the logger ``ecr_airflow_sync``.
 
     Raises UsageError for what cannot be done as asked, before any call to AWS;
     SyncError at the end, with the report, if a connection could not be written.
     """
     _check(airflow, airflow_version, method, conn_extra, timeout)
-    targets = _targets(regions or ("default",), registries, conn_id)
+    targets = _targets(regions or ("",), registries, conn_id)
+    keys = [_state_key(target, airflow, profile, conn_extra) for target in targets]
+    fresh = {} if renew_before is None or force else _fresh(keys, renew_before)
+    due = [target for target, key in zip(targets, keys) if key not in fresh]
+    find = partial(_find_airflow, airflow, airflow_version, method, timeout)
+    found, renewed = _renew(due, profile, find, conn_extra, dry_run) if due else (None, [])
+    report = Report(found, tuple(fresh.get(key) or renewed.pop(0) for key in keys))
+    if renew_before is not None:
+        _remember(dict(zip(keys, report.connections)))
+    problems = _problems(report)
+    if problems:
+        raise SyncError("\n".join(problems), report)
+    return report
+
+
+def _renew(
+    targets: list[Target],
+    profile: str | None,
+    find_airflow: Callable[[], Airflow],
+    conn_extra: Mapping[str, Any] | None,
+    dry_run: bool,
+) -> tuple[Airflow | None, list[Outcome]]:
+    """Fetch all tokens first; what could not be fetched leaves its connection as it is."""
     found = None
     try:
         session = _session(profile)
-        if not regions:
-            targets = _targets((_default_region(session),), registries, conn_id)
-        found = _find_airflow(airflow, airflow_version, method, timeout)
+        if not targets[0].region:
+            region = _default_region(session)
+            targets = [
+                Target(region, t.registry, _fill(t.conn_id, "{registry}", region)) for t in targets
+            ]
+        found = find_airflow()
         log.info("Asking ECR for %d token(s) ...", len(targets))
         granted = _authorize(session, targets)
     except Failure as failure:
@@ -730,11 +759,7 @@ def sync(
         log.info("Waiting for Airflow %s to write %d ...", found.version, len(connections))
         failures = _write(found, connections)
         outcomes = [_done(outcome, failures) for outcome in outcomes]
-    report = Report(found, tuple(outcomes))
-    problems = _problems(report)
-    if problems:
-        raise SyncError("\n".join(problems), report)
-    return report
+    return found, outcomes
 
 
 def _check(
@@ -766,6 +791,12 @@ def _planned(target: Target, granted: Authorization | Failure) -> Outcome:
         nothing = (target.conn_id, target.registry, target.region, None, None)
         return Outcome(*nothing, status="failed", error=str(granted))
     conn_id = _fill(target.conn_id, granted.registry, target.region)
+    if granted.expires_at.timestamp() - time.time() < 3600:
+        log.warning(
+            "%s: its token is valid until %s only; is this host's clock right?",
+            conn_id,
+            f"{granted.expires_at:{_UTC}}",
+        )
     facts = (conn_id, granted.registry, target.region, granted.host, granted.expires_at)
     return Outcome(*facts, status="planned", error=None)
 
@@ -792,6 +823,131 @@ def _fields(granted: Authorization, extra: Mapping[str, Any] | None) -> dict[str
     }
 
 
+# --- the state: what this host last wrote, for --renew-before ---------------------------
+
+
+def _state_file() -> str:
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
+    return os.path.join(folder, "written.json")
+
+
+def _state_key(
+    target: Target, airflow: str, profile: str | None, conn_extra: Mapping[str, Any] | None
+) -> str:
+    """Changes with all that the connection, or where it is written, depends on."""
+    names = ("AIRFLOW_HOME", "HOME", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION")
+    environment = [os.environ.get(name) for name in names]
+    executable = shutil.which(shlex.split(airflow)[-1])
+    depends_on = [astuple(target), airflow, executable, profile, conn_extra, environment]
+    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
+
+
+def _read_state() -> dict[str, tuple[float, Outcome]]:
+    """When and what was written, by key. What is not as _remember left it is as nothing."""
+    state = {}
+    try:
+        with open(_state_file(), encoding="ascii") as file:
+            for key, (written_at, expires_at, *facts) in json.load(file).items():
+                expiry = datetime.fromtimestamp(expires_at, timezone.utc)
+                conn_id, registry, region, host = map(str, facts)
+                outcome = Outcome(conn_id, registry, region, host, expiry, "fresh", None)
+                state[key] = (float(written_at), outcome)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return state
+
+
+def _fresh(keys: Iterable[str], renew_before: float) -> dict[str, Outcome]:
+    """Those that have at least that many seconds to live. A clock set back ends all trust."""
+    state, now, fresh = _read_state(), time.time(), {}
+    for key in keys:
+        written_at, outcome = state.get(key, (now, None))
+        if outcome and written_at <= now <= _expiry(outcome) - renew_before:
+            fresh[key] = outcome
+    return fresh
+
+
+def _remember(outcomes: Mapping[str, Outcome]) -> None:
+    """Replace the state in one step. It holds no secret."""
+    now = time.time()
+    state = {k: entry for k, entry in _read_state().items() if _expiry(entry[1]) > now}
+    for key, outcome in outcomes.items():
+        if outcome.status == "written":
+            state[key] = (now, outcome)
+        elif outcome.status == "failed":
+            state.pop(key, None)
+    entries = {
+        key: [written_at, _expiry(o), o.conn_id, o.registry, o.region, o.host]
+        for key, (written_at, o) in state.items()
+    }
+    path = _state_file()
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), delete=False) as file:
+            json.dump(entries, file)
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("state %s: %s; until it can be kept, each run writes", path, error.strerror)
+
+
+def _expiry(outcome: Outcome) -> float:
+    return outcome.expires_at.timestamp() if outcome.expires_at else 0
+
+
+# --- the metrics: what Prometheus is told ---------------------------------------------
+
+
+_METRICS = {
+    "success": "Whether the connection was fresh after the last run.",
+    "last_run_timestamp_seconds": "When the last run ended.",
+    "last_success_timestamp_seconds": "When the connection was last found or made fresh.",
+    "token_expiry_timestamp_seconds": "Until when the connection's token is valid.",
+}
+
+
+def _write_metrics(path: str, report: Report, began: float) -> None:
+    """Replace a file for node_exporter's textfile collector. Times are Unix, in seconds."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry, now, earlier = CollectorRegistry(), time.time(), _read_metrics(path)
+    gauge = partial(Gauge, namespace="ecr_airflow_sync", registry=registry)
+    gauge("build_info", "What ran.", ["version"]).labels(__version__).set(1)
+    gauge("duration_seconds", "How long the last run took.").set(now - began)
+    gauges = {name: gauge(name, text, ["conn_id"]) for name, text in _METRICS.items()}
+    for outcome in report.connections:
+        good = outcome.status in ("written", "fresh")
+        values = {"success": float(good), "last_run_timestamp_seconds": now}
+        if good:
+            values["last_success_timestamp_seconds"] = now
+            values["token_expiry_timestamp_seconds"] = _expiry(outcome)
+        for name, of_connection in gauges.items():
+            value = values.get(name, earlier.get((name, outcome.conn_id)))
+            if value is not None:
+                of_connection.labels(outcome.conn_id).set(value)
+    umask = os.umask(0o022)  # node_exporter runs as another user
+    try:
+        write_to_textfile(path, registry)
+    except OSError as error:
+        log.error("metrics file %s: %s", path, error.strerror)
+    finally:
+        os.umask(umask)
+
+
+def _read_metrics(path: str) -> dict[tuple[str, str], float]:
+    """What the last run left, since a failed one has no news of the last success."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            samples = [s for f in text_string_to_metric_families(file.read()) for s in f.samples]
+    except (OSError, ValueError):
+        return {}
+    prefix = len("ecr_airflow_sync_")
+    of_connections = [s for s in samples if "conn_id" in s.labels]
+    return {(s.name[prefix:], s.labels["conn_id"]): s.value for s in of_connections}
+
+
 # --- the report: what the user is told ------------------------------------------------
 
 _UTC = "%Y-%m-%d %H:%M UTC"
@@ -811,6 +967,8 @@ def _text(report: Report) -> str:
     if report.airflow:
         a = report.airflow
         lines.append(f"Airflow {a.version}, {a.executable}, AIRFLOW_HOME {a.home}, {a.method}")
+    elif all(outcome.status == "fresh" for outcome in report.connections):
+        lines.append("Nothing is due, so Airflow was left alone.")
     width = max(len(outcome.conn_id) for outcome in report.connections)
     for outcome in report.connections:
         line = f"{outcome.conn_id:{width}}  {outcome.status:7}"
@@ -846,6 +1004,28 @@ def _json_object(_context: object, _parameter: object, text: str | None) -> dict
     if not isinstance(value, dict):
         raise click.BadParameter('not a JSON object, such as \'{"email": "me@example.com"}\'')
     return value
+
+
+def _seconds(_context: object, _parameter: object, text: str | None) -> float | None:
+    if not text:
+        return None
+    parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?", text)
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    if not hours + minutes + seconds:
+        raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def _need_prometheus(_context: object, _parameter: object, path: str | None) -> str | None:
+    if path and not find_spec("prometheus_client"):
+        raise click.BadParameter("needs the extra: pip install 'ecr-airflow-sync[metrics]'")
+    return path
+
+
+def _wait_a_little(splay: float) -> None:
+    """Keep a fleet whose crons fire in the same second from asking in the same second."""
+    if splay and not any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        time.sleep(random.uniform(0, splay))  # noqa: S311 - no secret
 
 
 def _log_to_stderr(quiet: bool, verbose: bool) -> None:
@@ -901,6 +1081,26 @@ def _terminate(signal_number: int, _frame: object) -> NoReturn:
 @click.option(
     "--timeout", type=float, metavar="SECONDS", default=120, help="For one Airflow process."
 )
+@click.option(
+    "--splay",
+    type=click.FloatRange(0, 86400),
+    metavar="SECONDS",
+    default=0,
+    help="Wait a random time of at most that; not in a terminal.",
+)
+@click.option(
+    "--renew-before",
+    metavar="DURATION",
+    callback=_seconds,
+    help="Leave a token alone that has so long to live: 6h, 90m.  [each run writes]",
+)
+@click.option("--force", is_flag=True, help="Write all, whatever --renew-before says.")
+@click.option(
+    "--metrics-file",
+    metavar="PATH",
+    callback=_need_prometheus,
+    help="For node_exporter's textfile collector; needs the extra [metrics].",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option("--json", is_flag=True, help="The report as one JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only, for cron.")
@@ -917,6 +1117,8 @@ def main(**options: Any) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     quiet, as_json = options.pop("quiet"), options.pop("json")
     _log_to_stderr(quiet, options.pop("verbose"))
+    _wait_a_little(options.pop("splay"))
+    metrics_file, began = options.pop("metrics_file"), time.time()
     problems = ""
     try:
         report = sync(options.pop("region"), options.pop("registry"), **options)
@@ -924,6 +1126,8 @@ def main(**options: Any) -> None:
         raise click.UsageError(str(error)) from None
     except SyncError as error:
         report, problems = error.report, str(error)
+    if metrics_file and not options["dry_run"]:
+        _write_metrics(metrics_file, report, began)
     if as_json:
         click.echo(_json(report))
     elif not quiet:

@@ -122,6 +122,8 @@ def trouble() -> None:
 
 def main() -> None:
     arguments = parse()
+    with Path(f"{STORE}.starts").open("a") as log:
+        print(arguments.action, file=log)
     trouble()
     if arguments.action == "import":
         import_file(arguments.file)

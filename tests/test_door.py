@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -334,15 +333,3 @@ def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version:
         (0, ""),
     ]
     assert big["a"] in answers[3].stdout
-
-
-def test_the_door_is_linted(tmp_path: Path) -> None:
-    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not ruff:
-        pytest.skip("ruff is not installed: pip install -e '.[lint]'")
-    (tmp_path / "door.py").write_text(ecr_airflow_sync.DOOR)
-    rules = ["--isolated", "--line-length", "100", "--select", "A,B,C4,E,F,PIE,PL,RET,SIM,W"]
-    legal = ["--ignore", "SIM105,PLC0415,PLR0911"]
-    subprocess.run([ruff, "check", *rules, *legal, str(tmp_path)], check=True)
-    style = [ruff, "format", "--isolated", "--line-length", "100", "--check", str(tmp_path)]
-    subprocess.run(style, check=True)

@@ -83,7 +83,7 @@ class Worker:
         forms = [form for t in self.tokens() for form in (t, _base64(f"AWS:{t}"))]
         pieces = [form[200:260] for form in forms]
         self.machine.write("/media/pieces", "".join(f"{piece}\n" for piece in pieces), 0o600)
-        places = "/dev/shm /etc /home /mnt /opt /run /srv /srv/airflow /tmp /var"  # noqa: S108
+        places = "/dev/shm /etc /home /mnt /opt /run /srv /srv/airflow /tmp /var"
         search = "-xdev -type f -newer /etc/fstab -exec grep -lF -f /media/pieces {} +"
         files = self.machine.attempt("find", *places.split(), *search.split())
         journal = self.machine.journal()

@@ -1,0 +1,386 @@
+"""What a schedule needs: --splay, --renew-before with its state, --metrics-file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from conftest import MODULE, Command, FakeAirflow
+from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
+from prometheus_client.parser import text_string_to_metric_families
+
+Place = Callable[..., FakeAirflow]
+A, B = "111111111111", "222222222222"
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+
+
+@pytest.fixture
+def state(sync: Command, tmp_path: Path) -> Path:
+    """Where the command keeps its state."""
+    folder = tmp_path / "state"
+    sync.env["STATE_DIRECTORY"] = str(folder)
+    sync.options = ["-r", "us-east-1", "--renew-before", "6h"]
+    return folder / "written.json"
+
+
+def starts(airflow: FakeAirflow) -> int:
+    """How often Airflow was started, which it does not change; and sets the count back."""
+    log = Path(f"{airflow.store}.starts")
+    count = len(log.read_text().splitlines()) if log.exists() else 0
+    log.unlink(missing_ok=True)
+    return count
+
+
+@pytest.fixture
+def airflow(fake: Place, sync: Command) -> FakeAirflow:
+    return fake()
+
+
+@pytest.fixture(autouse=True)
+def _renewing(sync: Command, airflow: FakeAirflow, state: Path) -> None:
+    """Both fixtures set options: this one keeps both."""
+    sync.options = ["--airflow", str(airflow.script), "-r", "us-east-1", "--renew-before", "6h"]
+
+
+def test_nothing_due(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:
+    assert sync().status == 0
+    assert (starts(airflow), len(ecr.calls)) == (1, 1)
+    ran = sync()
+    assert (ran.status, ran.stderr) == (0, "")
+    first, second = ran.stdout.splitlines()
+    assert first == "Nothing is due, so Airflow was left alone."
+    assert second.startswith(f"docker_default  fresh    {HOST}, valid for 12 h 0 min, until ")
+    report = json.loads(sync("--json").stdout)
+    assert report["airflow"] == {"executable": None, "version": None, "method": None}
+    assert report["connections"][0]["status"] == "fresh"
+    assert report["connections"][0]["registry"] == ACCOUNT
+    assert (starts(airflow), len(ecr.calls)) == (0, 1)
+    assert sync("--quiet").stdout == ""
+
+
+def test_nothing_due_imports_no_boto3(sync: Command, airflow: FakeAirflow) -> None:
+    assert sync().status == 0
+    command = [sys.executable, "-X", "importtime", str(MODULE), *sync.options]
+    done = subprocess.run(command, env=sync.env, capture_output=True, text=True, check=True)
+    assert "Nothing is due" in done.stdout
+    assert "boto" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        (["--force"], {}),
+        (["--renew-before", "12h"], {}),
+        (["--conn-extra", '{"email": "x@example.com"}'], {}),
+        (["--conn-id", "another"], {}),
+        (["--registry", A], {}),
+        ([], {"AIRFLOW_HOME": "/srv/another"}),
+        ([], {"AWS_DEFAULT_REGION": "eu-west-1"}),
+        ([], {"ECR_AIRFLOW_SYNC_FORCE": "1"}),
+    ],
+)
+def test_what_must_be_written_all_the_same(
+    sync: Command, airflow: FakeAirflow, options: list[str], env: dict[str, str]
+) -> None:
+    assert sync().status == 0
+    starts(airflow)
+    assert sync(*options, **env).status == 0
+    assert starts(airflow) == 1
+
+
+def test_another_airflow_on_path(sync: Command, airflow: FakeAirflow, tmp_path: Path) -> None:
+    sync.options = sync.options[2:]
+    path = f"{airflow.script.parent}:/usr/bin:/bin"
+    assert sync(PATH=path).status == 0
+    shutil.copytree(airflow.script.parent, tmp_path / "new")
+    starts(airflow)
+    assert sync(PATH=path).status == 0
+    assert starts(airflow) == 0
+    assert sync(PATH=f"{tmp_path}/new:{path}").status == 0
+    assert starts(airflow) == 1
+
+
+def test_only_what_is_due_is_written(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:
+    assert sync("--registry", A, "--conn-id", "e_{registry}").status == 0
+    ran = sync("--registry", A, "--registry", B, "--conn-id", "e_{registry}")
+    assert ran.status == 0
+    assert [line.split()[1] for line in ran.stdout.splitlines()[1:]] == ["fresh", "written"]
+    assert ecr.calls[-1].registries == (B,)
+    assert sync("--registry", B, "--conn-id", "e_{registry}").stdout.startswith("Nothing is due")
+
+
+def test_a_failure_is_not_taken_for_fresh(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn
+) -> None:
+    assert sync().status == 0
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no", times=1)
+    assert sync("--force").status == 1
+    starts(airflow)
+    assert sync().status == 0
+    assert starts(airflow) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"k": 1}',
+        '{"k": {}}',
+        '{"k": [1, 2]}',
+        '{"k": ["x", "y", 1, 2, 3, 4]}',
+        '{"k": [1, NaN, "a", "b", "c", "d"]}',
+        '{"k": [1, 1e999, "a", "b", "c", "d"]}',
+        '{"version": 9, "connections": {}}',
+        "[" * 100_000,
+        "\xff\x00",
+    ],
+)
+def test_a_state_that_is_not_ours(
+    sync: Command, airflow: FakeAirflow, state: Path, content: str
+) -> None:
+    assert sync().status == 0
+    whole = json.loads(state.read_text())
+    state.write_text(content.replace('"k"', json.dumps(next(iter(whole)))), encoding="latin-1")
+    starts(airflow)
+    ran = sync()
+    assert (ran.status, ran.stderr, starts(airflow)) == (0, "", 1)
+    assert sync().stdout.startswith("Nothing is due")
+
+
+def test_a_truncated_state(sync: Command, airflow: FakeAirflow, state: Path) -> None:
+    assert sync().status == 0
+    content = state.read_bytes()
+    for length in range(0, len(content), 40):
+        state.write_bytes(content[:length])
+        starts(airflow)
+        assert (sync().status, starts(airflow)) == (0, 1)
+
+
+def test_a_clock_set_back(sync: Command, airflow: FakeAirflow, state: Path) -> None:
+    assert sync().status == 0
+    ((key, entry),) = json.loads(state.read_text()).items()
+    entry[0] += 3600  # it was written an hour from now
+    state.write_text(json.dumps({key: entry}))
+    starts(airflow)
+    assert (sync().status, starts(airflow)) == (0, 1)
+
+
+def test_the_state_is_private_and_holds_no_secret(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path, tmp_path: Path
+) -> None:
+    assert sync("--conn-extra", '{"email": "s3cret@example.com"}').status == 0
+    content = state.read_text()
+    assert ecr.tokens["us-east-1", ACCOUNT][0][:60] not in content
+    assert "s3cret" not in content
+    assert (state.stat().st_mode & 0o777, state.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert [path.name for path in state.parent.iterdir()] == ["written.json"]
+    del sync.env["STATE_DIRECTORY"]
+    assert sync(XDG_STATE_HOME=str(tmp_path / "xdg")).status == 0
+    assert (tmp_path / "xdg/ecr-airflow-sync/written.json").exists()
+    assert sync().status == 0
+    assert (tmp_path / ".local/state/ecr-airflow-sync/written.json").exists()
+
+
+def test_a_folder_that_cannot_be_written(
+    sync: Command, airflow: FakeAirflow, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    sync.env["STATE_DIRECTORY"] = str(tmp_path / "file/state")
+    for _ in range(2):
+        ran = sync()
+        assert ran.status == 0
+        assert ran.stderr == (
+            f"state {tmp_path}/file/state/written.json: Not a directory; "
+            "until it can be kept, each run writes\n"
+        )
+    assert starts(airflow) == 2
+
+
+def test_without_the_option_no_state_is_kept(
+    sync: Command, airflow: FakeAirflow, state: Path
+) -> None:
+    sync.options = sync.options[:-2]
+    for _ in range(2):
+        assert sync().status == 0
+    assert starts(airflow) == 2
+    assert not state.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six"])
+def test_durations(sync: Command, airflow: FakeAirflow, text: str) -> None:
+    ran = sync("--renew-before", text)
+    assert ran.status == 2
+    assert ran.stderr.endswith(f"{text!r} is not a duration such as 6h, 90m or 1h30m\n")
+
+
+def test_a_day_at_six_hours(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path
+) -> None:
+    """48 runs, half an hour apart: the state is aged, which is what a clock would do."""
+    total = 0
+    for _ in range(48):
+        assert sync("--quiet").status == 0
+        total += starts(airflow)
+        ((key, (written_at, expires_at, *facts)),) = json.loads(state.read_text()).items()
+        state.write_text(json.dumps({key: [written_at - 1800, expires_at - 1800, *facts]}))
+    print(f"\nAirflow starts in a day of 48 runs: {total}")
+    assert 2 <= total <= 4
+    assert len(ecr.calls) == total
+
+
+# --- splay ---
+
+
+def test_splay_waits_when_nobody_looks(sync: Command, airflow: FakeAirflow) -> None:
+    waits = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert sync("--splay", "2").status == 0
+        waits.append(time.monotonic() - began)
+    fast = min(waits)
+    assert max(waits) < 2 + fast + 1
+    assert max(waits) - fast > 0.2  # five equal draws of two seconds do not happen
+
+
+def test_splay_does_not_wait_in_a_terminal(sync: Command, airflow: FakeAirflow) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    began = time.monotonic()
+    command = [sys.executable, str(MODULE), *sync.options, "--splay", "86400"]
+    subprocess.run(command, env=sync.env, stdin=child, check=True, capture_output=True, timeout=60)
+    assert time.monotonic() - began < 30
+    os.close(parent)
+    os.close(child)
+
+
+def test_splay_is_over_at_sigterm(sync: Command, airflow: FakeAirflow) -> None:
+    process = sync.start("--splay", "86400")
+    time.sleep(1)
+    process.terminate()
+    assert sync.end(process).status == 143
+
+
+# --- metrics ---
+
+
+def metrics(path: Path) -> dict[tuple[str, str], float]:
+    return {
+        (
+            sample.name.replace("ecr_airflow_sync_", ""),
+            sample.labels.get("conn_id", ""),
+        ): sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+    }
+
+
+def test_metrics(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path) -> None:
+    file = tmp_path / "ecr.prom"
+    options = ("--metrics-file", str(file))
+    os.umask(0o077)
+    try:
+        assert sync(*options).status == 0
+    finally:
+        os.umask(0o022)
+    first, conn_id, now = metrics(file), "docker_default", time.time()
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert first["success", conn_id] == 1
+    assert now - 10 < first["last_run_timestamp_seconds", conn_id] <= now
+    assert first["last_success_timestamp_seconds", conn_id] <= now
+    assert abs(first["token_expiry_timestamp_seconds", conn_id] - now - 12 * 3600) < 10
+    assert 0 < first["duration_seconds", ""] < 10
+    assert first["build_info", ""] == 1
+
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    time.sleep(0.1)
+    assert sync(*options, "--force").status == 1
+    second = metrics(file)
+    assert second["success", conn_id] == 0
+    for name in ("last_success_timestamp_seconds", "token_expiry_timestamp_seconds"):
+        assert second[name, conn_id] == first[name, conn_id]
+    name = "last_run_timestamp_seconds"
+    assert second[name, conn_id] > first[name, conn_id]
+
+    ecr.faults.clear()
+    assert sync(*options).status == 0
+    assert sync(*options).stdout.startswith("Nothing is due")
+    assert metrics(file)["success", conn_id] == 1
+    assert [path.name for path in tmp_path.glob("ecr.prom*")] == ["ecr.prom"]
+    assert ecr.tokens["us-east-1", ACCOUNT][0][:60] not in file.read_text()
+
+
+def test_metrics_that_never_succeeded(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "ecr.prom").write_text("not { a metric\n")
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    assert sync("--metrics-file", str(tmp_path / "ecr.prom")).status == 1
+    told = metrics(tmp_path / "ecr.prom")
+    assert told["success", "docker_default"] == 0
+    assert ("last_success_timestamp_seconds", "docker_default") not in told
+
+
+def test_metrics_that_cannot_be_written(
+    sync: Command, airflow: FakeAirflow, tmp_path: Path
+) -> None:
+    ran = sync("--metrics-file", str(tmp_path / "nowhere/ecr.prom"), "--quiet")
+    assert ran.status == 0
+    assert ran.stderr == f"metrics file {tmp_path}/nowhere/ecr.prom: No such file or directory\n"
+
+
+def test_metrics_without_the_extra(sync: Command, airflow: FakeAirflow, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.util as u, sys\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'prometheus_client' else find(name, *a)\n"
+    )
+    path = f"{hidden}:{sync.env['PYTHONPATH']}"
+    ran = sync("--metrics-file", str(tmp_path / "ecr.prom"), PYTHONPATH=path)
+    assert ran.status == 2
+    assert ran.stderr.endswith(
+        "Invalid value for '--metrics-file': needs the extra: "
+        "pip install 'ecr-airflow-sync[metrics]'\n"
+    )
+
+
+# --- a token that does not last ---
+
+
+@pytest.mark.parametrize("lifetime", [-60, 50 * 60])
+def test_a_short_life_is_warned_of(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, lifetime: int
+) -> None:
+    ecr.lifetime = lifetime
+    ran = sync()
+    assert ran.status == 0
+    assert ran.stderr.startswith("docker_default: its token is valid until 20")
+    assert ran.stderr.endswith(" UTC only; is this host's clock right?\n")
+    assert list(airflow.connections()) == ["docker_default"]
+
+
+# --- figures ---
+
+
+@pytest.mark.figures
+def test_a_run_with_nothing_due_is_quick(sync: Command, airflow: FakeAirflow) -> None:
+    assert sync().status == 0
+    found = []
+    for _ in range(9):
+        began = time.perf_counter()
+        assert sync("--quiet").status == 0
+        found.append(time.perf_counter() - began)
+    print(f"\nnothing due: {sorted(found)[4]:.3f} s")
+    assert sorted(found)[4] <= 0.25
