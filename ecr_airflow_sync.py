@@ -376,8 +376,6 @@ def _ask(
 ) -> dict[Target, Authorization | Failure]:
     """One GetAuthorizationToken call, for up to ten registries of one region."""
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
 
     region = targets[0].region
     config = Config(
@@ -389,17 +387,18 @@ def _ask(
             client = session.client("ecr", region_name=region, config=config)
         wanted = {"registryIds": registries} if registries else {}
         entries = client.get_authorization_token(**wanted).get("authorizationData") or []
-    except (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError) as error:
+        return {target: _pick(target, entries) for target in targets}
+    except Exception as error:  # noqa: BLE001 - an answer that is not ECR's can raise anything
         hint = _likely_region(session, region)
         return dict.fromkeys(targets, Failure(f"ECR in {region}: {_explain(error)}{hint}"))
-    return {target: _pick(target, entries) for target in targets}
 
 
 def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization | Failure:
     """What ECR's answer holds for this target's registry."""
     for entry in entries:
-        endpoint = re.match(r"(?:https?://)?(([^./:]*)[^/:]*)", entry.get("proxyEndpoint") or "")
-        host, registry = endpoint.groups() if endpoint else ("", "")
+        endpoint = entry.get("proxyEndpoint") or ""
+        found = re.fullmatch(r"(?:https?://)?(([\w-]+)[\w.-]*)(?::\d+)?/?", endpoint)
+        host, registry = found.groups() if found else ("", "")
         if target.registry in (None, registry):
             return _decode(entry, registry, host)
     if target.registry:
@@ -411,9 +410,11 @@ def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization
 
 def _decode(entry: Mapping[str, Any], registry: str, host: str) -> Authorization | Failure:
     """Split base64 of ``login:password``. What is wrong with it is told, never shown."""
-    for key in ("proxyEndpoint", "authorizationToken", "expiresAt"):
+    if not host:
+        return Failure(f"ECR's answer for a registry has no proxyEndpoint; {_LATER}")
+    for key in ("authorizationToken", "expiresAt"):
         if not entry.get(key):
-            return Failure(f"ECR's answer for {host or 'a registry'} has no {key}; {_LATER}")
+            return Failure(f"ECR's answer for {host} has no {key}; {_LATER}")
     try:
         token = base64.b64decode(entry["authorizationToken"], validate=True).decode("ascii")
     except ValueError:
@@ -428,9 +429,11 @@ def _decode(entry: Mapping[str, Any], registry: str, host: str) -> Authorization
 
 _LATER = "the next run tries again"
 _NETWORK = "check the region, and this host's DNS, proxy and network"
+_NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
 _RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
 _NEXT_STEPS = {  # by ECR's error code, less "Exception", or by botocore's exception
     "AccessDenied": "allow this identity ecr:GetAuthorizationToken on resource *",
+    "AttributeError": _NOT_ECR,
     "ConnectTimeoutError": _NETWORK,
     "ConnectionClosedError": _LATER,
     "CredentialRetrievalError": _RENEW,
@@ -446,9 +449,12 @@ _NEXT_STEPS = {  # by ECR's error code, less "Exception", or by botocore's excep
     "RequestExpired": "set this host's clock",
     "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
     "SSOTokenLoadError": _RENEW,
+    "ResponseParserError": _NOT_ECR,
     "Throttling": f"{_LATER}; spread the hosts over the half hour",
     "TokenRetrievalError": _RENEW,
+    "TypeError": _NOT_ECR,
     "UnauthorizedSSOTokenError": _RENEW,
+    "UnicodeDecodeError": _NOT_ECR,
     "UnrecognizedClient": "check the access key, and that it belongs to this partition",
 }
 
