@@ -26,12 +26,12 @@ def newest_airflow() -> str:
     """The newest Airflow for which this machine has a Python."""
     for version in reversed(airflows.RECIPES):
         try:
-            airflows.find_python(airflows.RECIPES[version].python)
-        except airflows.Unavailable:
-            continue
-        return version
-    pythons = ", ".join(recipe.python for recipe in airflows.RECIPES.values())
-    raise SystemExit(f"The demo needs one of these Pythons on PATH or in pyenv: {pythons}")
+            airflows.find_python(*airflows.RECIPES[version].pythons)
+        except airflows.Unavailable as unavailable:
+            print(f"Airflow {version} cannot be had: {unavailable}")
+        else:
+            return version
+    raise SystemExit("The demo needs one of these Pythons.")
 
 
 def show(command: list[str]) -> None:

@@ -48,7 +48,7 @@ class Unavailable(Exception):
 class Recipe:
     """How an Airflow is installed, and how its database is made."""
 
-    python: str
+    pythons: tuple[str, ...]  # the first that is found
     as_of: str
     requirements: tuple[str, ...]
     init: tuple[str, ...] = ("db", "migrate")
@@ -56,10 +56,12 @@ class Recipe:
 
 DOCKER = "apache-airflow-providers-docker"
 RECIPES = {
-    "1.10.15": Recipe("3.8", "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)),
-    "2.5.3": Recipe("3.10", "2023-04-10", (DOCKER,), ("db", "init")),
-    "2.11.2": Recipe("3.11", "2026-05-01", ("pydantic<3", DOCKER)),
-    "3.3.2": Recipe("3.12", "", ("asyncpg", DOCKER)),
+    "1.10.15": Recipe(
+        ("3.8",), "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)
+    ),
+    "2.5.3": Recipe(("3.10", "3.9"), "2023-04-10", (DOCKER,), ("db", "init")),
+    "2.11.2": Recipe(("3.11", "3.10", "3.12"), "2026-05-01", ("pydantic<3", DOCKER)),
+    "3.3.2": Recipe(("3.12", "3.11", "3.13"), "", ("asyncpg", DOCKER)),
 }
 
 
@@ -70,7 +72,7 @@ def environment(version: str) -> Path:
     with _locked(folder):
         if not (folder / "built").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            python = find_python(recipe.python)
+            python = find_python(*recipe.pythons)
             _uv("venv", "--python", python, str(folder))
             as_of = ("--exclude-newer", recipe.as_of) if recipe.as_of else ()
             wanted = (f"apache-airflow=={version}", "psycopg2-binary", *recipe.requirements)
@@ -127,18 +129,19 @@ def connection(version: str, env: dict[str, str], conn_id: str) -> dict[str, Any
     return rows[0] if rows else None
 
 
-def find_python(version: str) -> str:
-    """An interpreter of that minor version that really runs, from PATH or pyenv."""
+def find_python(*versions: str) -> str:
+    """An interpreter of the first minor version that really runs, from PATH or pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [shutil.which(f"python{version}") or ""]
-    candidates += sorted(str(path) for path in pyenv.glob(f"{version}.*/bin/python{version}"))
-    for candidate in filter(None, candidates):
-        # A pyenv shim on PATH may lead nowhere.
-        asked = [candidate, "-c", "import sys; print(sys.executable)"]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stdout.strip()
-    raise Unavailable(f"no Python {version} on PATH or in pyenv")
+    for version in versions:
+        candidates = [shutil.which(f"python{version}") or ""]
+        candidates += sorted(str(path) for path in pyenv.glob(f"{version}.*/bin/python{version}"))
+        for candidate in filter(None, candidates):
+            # A pyenv shim on PATH may lead nowhere.
+            asked = [candidate, "-c", "import sys; print(sys.executable)"]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout.strip()
+    raise Unavailable(f"no Python {' or '.join(versions)} on PATH or in pyenv")
 
 
 def _uv(*arguments: str) -> None:

@@ -369,18 +369,3 @@ def test_a_short_life_is_warned_of(
     assert ran.stderr.startswith("docker_default: its token is valid until 20")
     assert ran.stderr.endswith(" UTC only; is this host's clock right?\n")
     assert list(airflow.connections()) == ["docker_default"]
-
-
-# --- figures ---
-
-
-@pytest.mark.figures
-def test_a_run_with_nothing_due_is_quick(sync: Command, airflow: FakeAirflow) -> None:
-    assert sync().status == 0
-    found = []
-    for _ in range(9):
-        began = time.perf_counter()
-        assert sync("--quiet").status == 0
-        found.append(time.perf_counter() - began)
-    print(f"\nnothing due: {sorted(found)[4]:.3f} s")
-    assert sorted(found)[4] <= 0.25
