@@ -1048,7 +1048,7 @@ def _terminate(signal_number: int, _frame: object) -> NoReturn:
 @click.command(
     context_settings={
         "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
-        "help_option_names": ["-h", "--help"],
+        "help_option_names": ["--help", "-h"],
         "show_default": True,
     }
 )

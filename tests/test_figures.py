@@ -16,7 +16,7 @@ from conftest import MODULE, Command, FakeAirflow, RealAirflow
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 TEN = [
     "--region=us-east-1",
     *(f"--registry={n:012}" for n in range(10)),
