@@ -32,13 +32,12 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib.util import find_spec
 from subprocess import PIPE, Popen, TimeoutExpired
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NoReturn, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
 import click
 
@@ -59,6 +58,10 @@ script=$(command -v -- "$0") || {
   echo "not found, with PATH $PATH; name the script, as in" \
     "--airflow /opt/airflow/bin/airflow (cron's PATH is short)" >&2
   exit 127
+}
+[ -r "$script" ] || {
+  echo "$script cannot be read by $(id -un)" >&2
+  exit 126
 }
 { IFS= read -r first; IFS= read -r second; } <"$script"
 python=
@@ -88,8 +91,6 @@ exec(json.loads(sys.stdin.readline()))
 # marker line, on both streams, tells its answers from all else that Airflow prints:
 # first who is here, then one for each command.
 DOOR = r"""
-from __future__ import print_function
-
 import json
 import os
 import runpy
@@ -112,24 +113,21 @@ def stop(number, _frame):
 
 def package_version():
     try:
-        from importlib.metadata import version
+        from importlib.metadata import distribution
     except ImportError:
-        from pkg_resources import get_distribution
-
-        def version(name):
-            return get_distribution(name).version
+        from pkg_resources import get_distribution as distribution
 
     for name in ("apache-airflow", "apache-airflow-core"):
         try:
-            return version(name)
+            return distribution(name).version
         except Exception:
             pass  # not installed, in the words of either library
     return None
 
 
 def answer(**facts):
-    line = "\n%s%s\n" % (request["marker"], json.dumps(facts))
     for stream, number in (sys.stdout, 1), (sys.stderr, 2):
+        line = "\n%s%d%s\n" % (request["marker"], number, json.dumps(facts))
         try:
             stream.flush()
             os.write(number, line.encode("ascii"))
@@ -163,13 +161,14 @@ def run(argv, connections=None):
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return {"exit": end.code or 0, "error": ""}
-        print(end.code, file=sys.stderr)
-        return {"exit": 1, "error": str(end.code)[:500]}
+        sys.stderr.write("%s\n" % (end.code,))
+        return {"exit": 1, "error": str(end.code)[:1000]}
     except BaseException as error:
         traceback.print_exc()
         for _ in range(9):  # to "Read-only file system" from "Unable to configure handler"
             error = getattr(error, "__cause__", None) or error
-        return {"exit": 1, "error": traceback.format_exception_only(type(error), error)[-1][:500]}
+        lines = traceback.format_exception_only(type(error), error)
+        return {"exit": 1, "error": lines[-1][:1000]}
     return {"exit": 0, "error": ""}
 
 
@@ -188,7 +187,6 @@ finally:
 """
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class UsageError(ValueError):
@@ -205,10 +203,6 @@ class SyncError(Exception):
 
 class Failure(Exception):
     """Why something was not to be had: one line with the next step, and no secret."""
-
-    def __init__(self, why: str, try_again: bool = False) -> None:
-        super().__init__(why)
-        self.try_again = try_again
 
 
 @dataclass(frozen=True)
@@ -264,10 +258,10 @@ class Outcome:
     conn_id: str
     registry: str | None
     region: str
-    host: str | None
-    expires_at: datetime | None
-    status: str
-    error: str | None
+    host: str | None = None
+    expires_at: datetime | None = None
+    status: str = "failed"
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,11 +272,18 @@ class Report:
     connections: tuple[Outcome, ...]
 
 
+Connections = Mapping[str, Mapping[str, str]]  # by id, each by the keys of Airflow's import file
+Extra = Optional[Mapping[str, Any]]
+Granted = Dict[Target, Union[Authorization, Failure]]
+
+
 # --- targets: what is asked for -------------------------------------------------------
 
 
 def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -> list[Target]:
     """Every registry in every region, each with a connection id of its own."""
+    if "" in regions and len(regions) > 1:
+        raise UsageError("one of several regions is empty")
     for registry in registries:
         if not re.fullmatch(r"[0-9]{12}", registry):
             raise UsageError(f"registry {registry!r} is not an account id of twelve digits")
@@ -294,10 +295,9 @@ def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -
     for target in targets:
         _check_conn_id(_fill(target.conn_id, "0" * 12, "region"))
     if len({target.conn_id for target in targets}) < len(targets):
-        several = {"_{registry}": len(set(registries)) > 1, "_{region}": len(set(regions)) > 1}
-        better = template + "".join(
-            name for name, needed in several.items() if needed and name[1:] not in template
-        )
+        asked = {"{registry}": registries, "{region}": regions}
+        missing = [k for k, v in asked.items() if len(set(v)) > 1 and k not in template]
+        better = "_".join([template, *missing])
         raise UsageError(
             f"{len(targets)} registries would overwrite each other in {template!r}: "
             f"give each a connection of its own, as with --conn-id '{better}'"
@@ -324,73 +324,66 @@ def _check_conn_id(conn_id: str) -> None:
 
 
 def _session(profile: str | None) -> boto3.Session:
-    import boto3  # here and below: --help and usage errors need not wait for it
-    from botocore.exceptions import BotoCoreError
+    import boto3  # here and not above: --help and usage errors need not wait for it
 
     try:
         return boto3.Session(profile_name=profile)
-    except BotoCoreError as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the files in ~/.aws
         raise Failure(_explain(error)) from None
 
 
-def _default_region(session: boto3.Session) -> str:
+def _with_region(session: boto3.Session, targets: Sequence[Target]) -> Sequence[Target]:
+    """Where no region was asked for, the one that the user's other AWS tools take."""
+    if targets[0].region:
+        return targets
     # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
     region = os.environ.get("AWS_REGION") or session.region_name
     if not region:
         raise UsageError(
             "no region: give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's"
         )
-    return region
+    conn_ids = [_fill(target.conn_id, "{registry}", region) for target in targets]
+    return [Target(region, t.registry, conn_id) for t, conn_id in zip(targets, conn_ids)]
 
 
-def _authorize(
-    session: boto3.Session, targets: Sequence[Target]
-) -> dict[Target, Authorization | Failure]:
+def _authorize(session: boto3.Session, targets: Sequence[Target]) -> Granted:
     """Ask for every token, in one call for each region, all regions side by side."""
-    calls = []
+    granted: Granted = {}
+    lock, threads = threading.Lock(), []
     for region in dict.fromkeys(target.region for target in targets):
         there = [target for target in targets if target.region == region]
-        starts = range(0, len(there), REGISTRIES_PER_CALL)
-        calls += [there[start : start + REGISTRIES_PER_CALL] for start in starts]
-    making_client = threading.Lock()  # boto3 sessions are not thread-safe
-    answers = _side_by_side([partial(_ask, session, making_client, call) for call in calls])
-    return {target: granted for answer in answers for target, granted in answer.items()}
-
-
-def _side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    # A ThreadPoolExecutor would make Ctrl-C wait for the slowest region.
-    def work(job: Callable[[], T], future: Future[T]) -> None:
-        try:
-            future.set_result(job())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            future.set_exception(error)
-
-    futures: list[Future[T]] = [Future() for _ in jobs]
-    for job, future in zip(jobs, futures):
-        threading.Thread(target=work, args=(job, future), daemon=True).start()
-    return [future.result() for future in futures]
+        for start in range(0, len(there), REGISTRIES_PER_CALL):
+            asked = (session, lock, there[start : start + REGISTRIES_PER_CALL], granted)
+            # Daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region.
+            threads.append(threading.Thread(target=_ask, args=asked, daemon=True))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {target: granted[target] for target in targets}
 
 
 def _ask(
-    session: boto3.Session, making_client: threading.Lock, targets: Sequence[Target]
-) -> dict[Target, Authorization | Failure]:
+    session: boto3.Session, lock: threading.Lock, targets: Sequence[Target], granted: Granted
+) -> None:
     """One GetAuthorizationToken call, for up to ten registries of one region."""
     from botocore.config import Config
 
+    retries: Any = {"mode": "standard", "total_max_attempts": 5}
+    config = Config(retries=retries, connect_timeout=5, read_timeout=10)
     region = targets[0].region
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=10
-    )
     registries = [target.registry for target in targets if target.registry]
     try:
-        with making_client:
+        with lock:  # boto3 sessions are not thread-safe
             client = session.client("ecr", region_name=region, config=config)
         wanted = {"registryIds": registries} if registries else {}
         entries = client.get_authorization_token(**wanted).get("authorizationData") or []
-        return {target: _pick(target, entries) for target in targets}
+        granted.update({target: _pick(target, entries) for target in targets})
     except Exception as error:  # noqa: BLE001 - an answer that is not ECR's can raise anything
-        hint = _likely_region(session, region)
-        return dict.fromkeys(targets, Failure(f"ECR in {region}: {_explain(error)}{hint}"))
+        unknown = type(error).__name__ in ("EndpointConnectionError", "InvalidRegionError")
+        hint = _likely_region(session, region) if unknown else ""
+        failure = Failure(f"ECR in {region}: {_explain(error)}{hint}")
+        granted.update(dict.fromkeys(targets, failure))
 
 
 def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization | Failure:
@@ -431,31 +424,23 @@ _LATER = "the next run tries again"
 _NETWORK = "check the region, and this host's DNS, proxy and network"
 _NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
 _RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
-_NEXT_STEPS = {  # by ECR's error code, less "Exception", or by botocore's exception
-    "AccessDenied": "allow this identity ecr:GetAuthorizationToken on resource *",
-    "AttributeError": _NOT_ECR,
-    "ConnectTimeoutError": _NETWORK,
-    "ConnectionClosedError": _LATER,
-    "CredentialRetrievalError": _RENEW,
-    "EndpointConnectionError": _NETWORK,
-    "ExpiredToken": _RENEW,
+_NEXT_STEPS = {  # by AWS's error code and operation, or by botocore's exception
+    "AccessDenied.* GetAuth": "allow this identity ecr:GetAuthorizationToken on resource *",
+    "AccessDenied.* AssumeRole": "the role's trust policy and this identity's must allow it",
+    "ConnectTimeout|EndpointConnection": _NETWORK,
+    "ConnectionClosed|ReadTimeout": _LATER,
+    "ExpiredToken|SSO|TokenRetrieval|CredentialRetrieval": _RENEW,
     "InvalidParameter": "check the registry ids",
     "InvalidSignature": "check the secret key, and this host's clock",
-    "NoCredentialsError": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config "
+    "NoCredentials": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config "
     "and the metadata of container and instance; HOME is {home}",
-    "PartialCredentialsError": "boto3 looked at the environment and ~/.aws; complete them",
+    "PartialCredentials": "boto3 looked at the environment and ~/.aws; complete them",
     "ProfileNotFound": "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
-    "ReadTimeoutError": _LATER,
     "RequestExpired": "set this host's clock",
     "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
-    "SSOTokenLoadError": _RENEW,
-    "ResponseParserError": _NOT_ECR,
     "Throttling": f"{_LATER}; spread the hosts over the half hour",
-    "TokenRetrievalError": _RENEW,
-    "TypeError": _NOT_ECR,
-    "UnauthorizedSSOTokenError": _RENEW,
-    "UnicodeDecodeError": _NOT_ECR,
     "UnrecognizedClient": "check the access key, and that it belongs to this partition",
+    "AttributeError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
 }
 
 
@@ -467,10 +452,12 @@ def _explain(error: Exception) -> str:
     words = str(told.get("Message") or error).strip() or code
     line = words.splitlines()[0]  # the others quote the signed request
     line = f"{code}: {line}" if told else line
-    server_failed = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
-    step = _NEXT_STEPS.get(code.replace("Exception", ""), _LATER if server_failed else "")
-    step = step.format(home=os.environ.get("HOME", "not set"))
-    return _mask("; ".join(filter(None, [line, step])))
+    known = f"{code} {getattr(error, 'operation_name', '')}"
+    steps = [step for pattern, step in _NEXT_STEPS.items() if re.search(pattern, known)]
+    if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        steps.append(_LATER)
+    home = os.environ.get("HOME", "not set")
+    return _mask("; ".join([line, *steps[:1]]).replace("{home}", home))
 
 
 def _likely_region(session: boto3.Session, region: str) -> str:
@@ -497,63 +484,58 @@ def _find_airflow(command: str, version: str | None, method: str, timeout: float
         )
     if _version(version) < (1, 10):
         raise Failure(f"Airflow {version} at {executable} is older than 1.10: upgrade it")
-    can_import = _version(version) >= (2, 6)
-    if method == "import" and not can_import:
+    best = "import" if _version(version) >= (2, 6) else "delete-add"
+    if (method, best) == ("import", "delete-add"):
         raise UsageError(f"method import needs Airflow 2.6 or later; {executable} is {version}")
-    if method == "auto":
-        method = "import" if can_import else "delete-add"
+    method = best if method == "auto" else method
     return Airflow(command, timeout, executable, version, here["home"], method)
 
 
 def _version(text: str) -> tuple[int, ...]:
     """The leading number of a version, also of 2.9.3+astro.1 and 3.0.0rc1."""
-    number = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    number = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,9}))?", text)
     if not number:
         raise UsageError(f"Airflow version {text!r} is not of the form X.Y.Z")
     return tuple(int(part or 0) for part in number.groups())
 
 
-def _write(
-    airflow: Airflow, connections: Mapping[str, Mapping[str, str]]
-) -> dict[str, Failure | None]:
-    """Write all in one Airflow start; for each conn id, why it failed or None.
+def _write(airflow: Airflow, connections: Connections) -> dict[str, str]:
+    """Write all in one Airflow start; returns why, for each that was not written.
 
     What an error stopped is tried once more, each by itself: two first imports may
     collide, and what is wrong with one connection must not stop the others.
     """
     singly = [{conn_id: fields} for conn_id, fields in connections.items()]
-    failures = _attempt(airflow, [connections] if airflow.method == "import" else singly)
-    stopped = [conn_id for conn_id, failure in failures.items() if failure and failure.try_again]
-    if stopped:
-        failures.update(_attempt(airflow, [{i: connections[i]} for i in stopped]))
-    return failures
+    failed = _attempt(airflow, [connections] if airflow.method == "import" else singly)
+    again = [conn_id for conn_id, answer in failed.items() if answer.exit]
+    if again:
+        kept = {conn_id: answer for conn_id, answer in failed.items() if not answer.exit}
+        failed = {**kept, **_attempt(airflow, [{i: connections[i]} for i in again])}
+    hidden = [fields["password"] for fields in connections.values()]
+    return {i: _reason(i, answer, airflow.home, hidden) for i, answer in failed.items()}
 
 
-def _attempt(
-    airflow: Airflow, batches: Sequence[Mapping[str, Mapping[str, str]]]
-) -> dict[str, Failure | None]:
+def _attempt(airflow: Airflow, batches: Sequence[Connections]) -> dict[str, Answer]:
+    """The answer that tells why, for each connection that was not written."""
     commands = [_commands(airflow, batch) for batch in batches]
     flat = [command for several in commands for command in several]
     try:
         _, answers = _converse(airflow.command, flat, airflow.timeout)
     except Failure as failure:
         answers = [Answer(None, str(failure))] * len(flat)
-    hidden = [fields["password"] for batch in batches for fields in batch.values()]
     if log.isEnabledFor(logging.DEBUG):
+        hidden = [fields["password"] for batch in batches for fields in batch.values()]
         for answer in answers:
             log.debug("%s", _mask(answer.stdout + answer.stderr, hidden).strip())
-    failures: dict[str, Failure | None] = {}
+    failed, rest = {}, iter(answers)
     for batch, several in zip(batches, commands):
-        told, answers = answers[: len(several)], answers[len(several) :]
-        for conn_id in batch:
-            bad = _bad_answer(conn_id, told)
-            failures[conn_id] = _failure(conn_id, bad, airflow, hidden) if bad else None
-    return failures
+        told = [next(rest) for _ in several]
+        bad = {conn_id: _bad_answer(conn_id, told) for conn_id in batch}
+        failed.update({conn_id: answer for conn_id, answer in bad.items() if answer})
+    return failed
 
 
-def _commands(
-    airflow: Airflow, connections: Mapping[str, Mapping[str, str]]
-) -> list[dict[str, Any]]:
+def _commands(airflow: Airflow, connections: Connections) -> list[dict[str, Any]]:
     """What is to be said to an Airflow of that age. A new syntax goes here."""
     if airflow.method == "import":
         argv = ["connections", "import", "--overwrite"]
@@ -592,14 +574,14 @@ def _bad_answer(conn_id: str, answers: Sequence[Answer]) -> Answer | None:
     return None if overtaken else add
 
 
-def _failure(conn_id: str, answer: Answer, airflow: Airflow, hidden: Iterable[str]) -> Failure:
+def _reason(conn_id: str, answer: Answer, home: str, hidden: Iterable[str]) -> str:
     """The one line of the answer that says most, and what to do where that is known."""
     said = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
     about = [line for line in said if conn_id in line]
     lines = answer.error.strip().splitlines()[:1] or about[-1:] or said[-1:] or ["it said nothing"]
     line = _mask(lines[0].strip(), hidden)[:500]
     if answer.exit is not None:
-        line = f"Airflow (AIRFLOW_HOME {airflow.home}, exit status {answer.exit}): {line}"
+        line = f"Airflow (AIRFLOW_HOME {home}, exit status {answer.exit}): {line}"
     if re.search("value too long|Data too long", line):
         line += (
             "; its password column is too short for ECR's tokens (AIRFLOW-3014), widen it: "
@@ -608,7 +590,7 @@ def _failure(conn_id: str, answer: Answer, airflow: Airflow, hidden: Iterable[st
         )
     if "Found more than one connection" in line:
         line += "; delete all of them in the UI, under Admin, Connections"
-    return Failure(line, try_again=bool(answer.exit))
+    return line
 
 
 def _mask(text: str, hidden: Iterable[str] = ()) -> str:
@@ -616,12 +598,7 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
     for secret in hidden:
         text = text.replace(secret, "***")
     text = re.sub(r"(://[^\s:@/]{0,99}):\S{1,99}@|:[^\s:@/]+@", r"\1:***@", text)
-    return re.sub(r"[\w+/=-]{60,}", _mask_run, text)
-
-
-def _mask_run(run: re.Match[str]) -> str:
-    # Long paths have slashes at shorter intervals than tokens.
-    return "***" if re.search(r"[\w+=-]{40}", run[0]) else run[0]
+    return re.sub(r"[\w+=-]{60,}", "***", text)  # no slash: paths and ARNs are to be read
 
 
 # --- the door: the only way to Airflow ------------------------------------------------
@@ -643,14 +620,15 @@ def _converse(
         "".join(json.dumps(line) + "\n" for line in (DOOR, request)),
         timeout,
     )
-    out = [piece.partition("\n") for piece in stdout.split(marker)[1:]]
-    err = [piece.partition("\n") for piece in stderr.split(marker)[1:]]
+    out = [piece.partition("\n") for piece in stdout.split(marker + "1")[1:]]
+    err = [piece.partition("\n") for piece in stderr.split(marker + "2")[1:]]
     last = (err[-1][2] if err else stderr).strip().splitlines()[-1:] or ["it said nothing"]
     end = f"{command}: {last[0]} (exit status {status})"
     if status is None:
         end = f"{command}: killed after {timeout:g} s without an end; see --timeout"
     if not out:
         raise Failure(_mask(end))
+    err += [("", "", "")] * (len(out) - len(err))  # a prefix may merge the streams, or drop one
     answers = [
         Answer(**json.loads(facts), stdout=stdout, stderr=stderr)
         for (facts, _, _), (_, _, stdout), (_, _, stderr) in zip(out[1:], out, err)
@@ -701,7 +679,7 @@ def sync(
     conn_id: str = "docker_default",
     *,
     profile: str | None = None,
-    conn_extra: Mapping[str, Any] | None = None,
+    conn_extra: Extra = None,
     airflow: str = "airflow",
     airflow_version: str | None = None,
     method: str = "auto",
@@ -721,12 +699,13 @@ def sync(
     _check(airflow, airflow_version, method, conn_extra, timeout)
     targets = _targets(regions or ("",), registries, conn_id)
     keys = [_state_key(target, airflow, profile, conn_extra) for target in targets]
-    fresh = {} if renew_before is None or force else _fresh(keys, renew_before)
-    due = [target for target, key in zip(targets, keys) if key not in fresh]
+    state = {} if renew_before is None or force else _read_state()
+    fresh = [_fresh(state.get(key), renew_before or 0) for key in keys]
+    due = [target for target, outcome in zip(targets, fresh) if not outcome]
     find = partial(_find_airflow, airflow, airflow_version, method, timeout)
     found, renewed = _renew(due, profile, find, conn_extra, dry_run) if due else (None, [])
-    report = Report(found, tuple(fresh.get(key) or renewed.pop(0) for key in keys))
-    if renew_before is not None:
+    report = Report(found, tuple(outcome or renewed.pop(0) for outcome in fresh))
+    if due and renew_before is not None and not dry_run:
         _remember(dict(zip(keys, report.connections)))
     problems = _problems(report)
     if problems:
@@ -735,46 +714,32 @@ def sync(
 
 
 def _renew(
-    targets: list[Target],
-    profile: str | None,
-    find_airflow: Callable[[], Airflow],
-    conn_extra: Mapping[str, Any] | None,
-    dry_run: bool,
+    targets: Sequence[Target], profile: str | None, find: partial[Airflow], extra: Extra, dry: bool
 ) -> tuple[Airflow | None, list[Outcome]]:
     """Fetch all tokens first; what could not be fetched leaves its connection as it is."""
     found = None
     try:
         session = _session(profile)
-        if not targets[0].region:
-            region = _default_region(session)
-            targets = [
-                Target(region, t.registry, _fill(t.conn_id, "{registry}", region)) for t in targets
-            ]
-        found = find_airflow()
+        targets = _with_region(session, targets)
+        found = find()
         log.info("Asking ECR for %d token(s) ...", len(targets))
         granted = _authorize(session, targets)
     except Failure as failure:
         granted = dict.fromkeys(targets, failure)
-    outcomes = [_planned(target, granted[target]) for target in targets]
+    outcomes = [_outcome(target, grant) for target, grant in granted.items()]
     connections = {
-        outcome.conn_id: _fields(authorization, conn_extra)
-        for outcome, authorization in zip(outcomes, granted.values())
-        if isinstance(authorization, Authorization)
+        outcome.conn_id: _fields(grant, extra)
+        for outcome, grant in zip(outcomes, granted.values())
+        if isinstance(grant, Authorization)
     }
-    if found and connections and not dry_run:
+    if found and connections and not dry:
         log.info("Waiting for Airflow %s to write %d ...", found.version, len(connections))
-        failures = _write(found, connections)
-        outcomes = [_done(outcome, failures) for outcome in outcomes]
+        errors = _write(found, connections)
+        outcomes = [_done(outcome, errors) for outcome in outcomes]
     return found, outcomes
 
 
-def _check(
-    airflow: str,
-    airflow_version: str | None,
-    method: str,
-    conn_extra: Mapping[str, Any] | None,
-    timeout: float,
-) -> None:
+def _check(airflow: str, version: str | None, method: str, extra: Extra, timeout: float) -> None:
     """Refuse what cannot be meant, before anything is asked of anybody."""
     try:
         words = shlex.split(airflow)
@@ -782,51 +747,47 @@ def _check(
         raise UsageError(f"airflow command {airflow!r}: {error}") from None
     if not words:
         raise UsageError("the airflow command is empty")
-    if airflow_version and _version(airflow_version) < (1, 10):
-        raise UsageError(f"Airflow {airflow_version} is older than 1.10, the oldest supported")
+    if version and _version(version) < (1, 10):
+        raise UsageError(f"Airflow {version} is older than 1.10, the oldest supported")
     if method not in METHODS:
         raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
-    if str((conn_extra or {}).get("reauth", True)).lower() in ("false", "no", "0"):
+    if str((extra or {}).get("reauth", True)).lower() in ("false", "no", "0"):
         raise UsageError("conn extra has reauth false: DockerOperator would not log in to ECR")
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise UsageError(f"timeout {timeout:g} is not a positive number of seconds")
 
 
-def _planned(target: Target, granted: Authorization | Failure) -> Outcome:
+def _outcome(target: Target, granted: Authorization | Failure) -> Outcome:
+    """What is to become of a connection, as far as ECR is concerned."""
     if isinstance(granted, Failure):
-        nothing = (target.conn_id, target.registry, target.region, None, None)
-        return Outcome(*nothing, status="failed", error=str(granted))
-    conn_id = _fill(target.conn_id, granted.registry, target.region)
-    if granted.expires_at.timestamp() - time.time() < 3600:
+        return Outcome(target.conn_id, target.registry, target.region, error=str(granted))
+    conn_id, expires_at = _fill(target.conn_id, granted.registry, target.region), granted.expires_at
+    if expires_at.timestamp() - time.time() < 3600:
+        until = f"{expires_at:{_UTC}}"
         log.warning(
-            "%s: its token is valid until %s only; is this host's clock right?",
-            conn_id,
-            f"{granted.expires_at:{_UTC}}",
+            "%s: its token is valid until %s only; is this host's clock right?", conn_id, until
         )
-    facts = (conn_id, granted.registry, target.region, granted.host, granted.expires_at)
-    return Outcome(*facts, status="planned", error=None)
+    return Outcome(conn_id, granted.registry, target.region, granted.host, expires_at, "planned")
 
 
-def _done(outcome: Outcome, failures: Mapping[str, Failure | None]) -> Outcome:
-    if outcome.status == "failed":
-        return outcome
-    failure = failures[outcome.conn_id]
-    if failure:
-        return replace(outcome, expires_at=None, status="failed", error=str(failure))
-    return replace(outcome, status="written")
+def _done(outcome: Outcome, errors: Mapping[str, str]) -> Outcome:
+    error = errors.get(outcome.conn_id)
+    if error:
+        return replace(outcome, expires_at=None, status="failed", error=error)
+    return outcome if outcome.error else replace(outcome, status="written")
 
 
-def _fields(granted: Authorization, extra: Mapping[str, Any] | None) -> dict[str, str]:
+def _fields(granted: Authorization, extra: Extra) -> dict[str, str]:
     """A connection of type docker, by the keys of Airflow's import file."""
     until = f"{granted.expires_at:{_UTC}}"
-    return {
+    fields = {
         "conn_type": "docker",
         "host": granted.host,
         "login": granted.login,
         "password": granted.password,
         "description": f"ECR token valid until {until}, written by ecr-airflow-sync",
-        **({"extra": json.dumps(extra)} if extra else {}),
     }
+    return {**fields, "extra": json.dumps(extra)} if extra else fields
 
 
 # --- the state: what this host last wrote, for --renew-before ---------------------------
@@ -835,70 +796,59 @@ def _fields(granted: Authorization, extra: Mapping[str, Any] | None) -> dict[str
 def _state_file() -> str:
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
-    return os.path.join(folder, "written.json")
+    return os.path.join(folder.split(":")[0], "written.json")  # a unit may have several
 
 
-def _state_key(
-    target: Target, airflow: str, profile: str | None, conn_extra: Mapping[str, Any] | None
-) -> str:
+def _state_key(target: Target, airflow: str, profile: str | None, extra: Extra) -> str:
     """Changes with all that the connection, or where it is written, depends on."""
-    names = ("AIRFLOW_HOME", "HOME", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION")
-    environment = [os.environ.get(name) for name in names]
+    names = "AIRFLOW_HOME|HOME|AWS_PROFILE|AWS_(DEFAULT_)?REGION|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
+    environment = sorted(e for e in os.environ.items() if re.fullmatch(names, e[0]))
     executable = shutil.which(shlex.split(airflow)[-1])
-    depends_on = [astuple(target), airflow, executable, profile, conn_extra, environment]
+    depends_on = [astuple(target), airflow, executable, profile, extra, environment]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
 
-def _read_state() -> dict[str, tuple[float, Outcome]]:
-    """When and what was written, by key. What is not as _remember left it is as nothing."""
-    state = {}
+def _read_state() -> dict[str, object]:
+    """What was written, by key. What is not as _remember left it is as nothing."""
     try:
         with open(_state_file(), encoding="ascii") as file:
-            for key, (written_at, expires_at, *facts) in json.load(file).items():
-                expiry = datetime.fromtimestamp(expires_at, timezone.utc)
-                conn_id, registry, region, host = map(str, facts)
-                outcome = Outcome(conn_id, registry, region, host, expiry, "fresh", None)
-                state[key] = (float(written_at), outcome)
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
-    return state
 
 
-def _fresh(keys: Iterable[str], renew_before: float) -> dict[str, Outcome]:
-    """Those that have at least that many seconds to live. A clock set back ends all trust."""
-    state, now, fresh = _read_state(), time.time(), {}
-    for key in keys:
-        written_at, outcome = state.get(key, (now, None))
-        if outcome and written_at <= now <= _expiry(outcome) - renew_before:
-            fresh[key] = outcome
-    return fresh
+def _fresh(entry: Any, renew_before: float) -> Outcome | None:
+    """What was written, if it has so long to live. A clock set back ends all trust."""
+    try:
+        written_at, expires_at, *facts = entry
+        if written_at <= time.time() <= expires_at - renew_before:
+            conn_id, registry, region, host = map(str, facts)
+            expiry = datetime.fromtimestamp(expires_at, timezone.utc)
+            return Outcome(conn_id, registry, region, host, expiry, "fresh")
+    except (OSError, ValueError, TypeError, OverflowError):
+        pass
+    return None
 
 
 def _remember(outcomes: Mapping[str, Outcome]) -> None:
     """Replace the state in one step. It holds no secret."""
-    now = time.time()
-    state = {k: entry for k, entry in _read_state().items() if _expiry(entry[1]) > now}
-    for key, outcome in outcomes.items():
-        if outcome.status == "written":
-            state[key] = (now, outcome)
-        elif outcome.status == "failed":
+    state = {key: entry for key, entry in _read_state().items() if _fresh(entry, 0)}
+    for key, o in outcomes.items():
+        if o.status == "written" and o.expires_at:
+            times = [time.time(), o.expires_at.timestamp()]
+            state[key] = [*times, o.conn_id, o.registry, o.region, o.host]
+        elif o.status == "failed":
             state.pop(key, None)
-    entries = {
-        key: [written_at, _expiry(o), o.conn_id, o.registry, o.region, o.host]
-        for key, (written_at, o) in state.items()
-    }
     path = _state_file()
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), delete=False) as file:
-            json.dump(entries, file)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as aside:
+            handle, new = tempfile.mkstemp(dir=aside)
+            with open(handle, "w", encoding="ascii") as file:
+                json.dump(state, file)
+            os.replace(new, path)
     except OSError as error:
         log.warning("state %s: %s; until it can be kept, each run writes", path, error.strerror)
-
-
-def _expiry(outcome: Outcome) -> float:
-    return outcome.expires_at.timestamp() if outcome.expires_at else 0
 
 
 # --- the metrics: what Prometheus is told ---------------------------------------------
@@ -912,25 +862,25 @@ _METRICS = {
 }
 
 
-def _write_metrics(path: str, report: Report, began: float) -> None:
+def _write_metrics(path: str, report: Report, seconds: float) -> None:
     """Replace a file for node_exporter's textfile collector. Times are Unix, in seconds."""
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-    registry, now, earlier = CollectorRegistry(), time.time(), _read_metrics(path)
+    registry, now, values = CollectorRegistry(), time.time(), _read_metrics(path)
     gauge = partial(Gauge, namespace="ecr_airflow_sync", registry=registry)
     gauge("build_info", "What ran.", ["version"]).labels(__version__).set(1)
-    gauge("duration_seconds", "How long the last run took.").set(now - began)
+    gauge("duration_seconds", "How long the last run took.").set(seconds)
     gauges = {name: gauge(name, text, ["conn_id"]) for name, text in _METRICS.items()}
     for outcome in report.connections:
-        good = outcome.status in ("written", "fresh")
-        values = {"success": float(good), "last_run_timestamp_seconds": now}
-        if good:
-            values["last_success_timestamp_seconds"] = now
-            values["token_expiry_timestamp_seconds"] = _expiry(outcome)
+        conn_id = outcome.conn_id
+        values["success", conn_id] = float(not outcome.error)
+        values["last_run_timestamp_seconds", conn_id] = now
+        if outcome.expires_at:  # it is written, or fresh
+            values["last_success_timestamp_seconds", conn_id] = now
+            values["token_expiry_timestamp_seconds", conn_id] = outcome.expires_at.timestamp()
         for name, of_connection in gauges.items():
-            value = values.get(name, earlier.get((name, outcome.conn_id)))
-            if value is not None:
-                of_connection.labels(outcome.conn_id).set(value)
+            if (name, conn_id) in values:
+                of_connection.labels(conn_id).set(values[name, conn_id])
     umask = os.umask(0o022)  # node_exporter runs as another user
     try:
         write_to_textfile(path, registry)
@@ -942,16 +892,13 @@ def _write_metrics(path: str, report: Report, began: float) -> None:
 
 def _read_metrics(path: str) -> dict[tuple[str, str], float]:
     """What the last run left, since a failed one has no news of the last success."""
-    from prometheus_client.parser import text_string_to_metric_families
-
+    line = r'^ecr_airflow_sync_(\w+)\{conn_id="([\w.-]+)"\} ([0-9.e+]+)$'
     try:
         with open(path, encoding="utf-8") as file:
-            samples = [s for f in text_string_to_metric_families(file.read()) for s in f.samples]
+            found = re.findall(line, file.read(), re.MULTILINE)
+            return {(name, conn_id): float(value) for name, conn_id, value in found}
     except (OSError, ValueError):
         return {}
-    prefix = len("ecr_airflow_sync_")
-    of_connections = [s for s in samples if "conn_id" in s.labels]
-    return {(s.name[prefix:], s.labels["conn_id"]): s.value for s in of_connections}
 
 
 # --- the report: what the user is told ------------------------------------------------
@@ -984,19 +931,14 @@ def _text(report: Report) -> str:
             left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
             line += f"  {outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines).encode("utf-8", "replace").decode()  # a path may be no UTF-8
 
 
 def _json(report: Report) -> str:
-    airflow = {key: getattr(report.airflow, key, None) for key in _AIRFLOW_KEYS}
-    connections = [asdict(outcome) for outcome in report.connections]
-    for connection in connections:
-        if connection["expires_at"]:
-            connection["expires_at"] = connection["expires_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
-    return json.dumps({"airflow": airflow, "connections": connections}, indent=2)
-
-
-_AIRFLOW_KEYS = ("executable", "version", "method")
+    keys = ("executable", "version", "method")
+    airflow = {key: getattr(report.airflow, key, None) for key in keys}
+    document = {"airflow": airflow, "connections": [asdict(o) for o in report.connections]}
+    return json.dumps(document, indent=2, default="{:%Y-%m-%dT%H:%M:%SZ}".format)
 
 
 # --- the command ----------------------------------------------------------------------
@@ -1005,7 +947,7 @@ _AIRFLOW_KEYS = ("executable", "version", "method")
 def _json_object(_context: object, _parameter: object, text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text) if text else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise click.BadParameter('not a JSON object, such as \'{"email": "me@example.com"}\'')
@@ -1022,27 +964,12 @@ def _seconds(_context: object, _parameter: object, text: str | None) -> float | 
     return 3600.0 * hours + 60 * minutes + seconds
 
 
-def _need_prometheus(_context: object, _parameter: object, path: str | None) -> str | None:
-    if path and not find_spec("prometheus_client"):
-        raise click.BadParameter("needs the extra: pip install 'ecr-airflow-sync[metrics]'")
-    return path
-
-
-def _wait_a_little(splay: float) -> None:
-    """Keep a fleet whose crons fire in the same second from asking in the same second."""
-    if splay and not any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        time.sleep(random.uniform(0, splay))  # noqa: S311 - no secret
-
-
 def _log_to_stderr(quiet: bool, verbose: bool) -> None:
     log.addHandler(logging.StreamHandler())
     log.propagate = False
-    progress = logging.INFO if sys.stderr.isatty() else logging.WARNING
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None where it was closed
+    progress = logging.INFO if terminal else logging.WARNING
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else progress)
-
-
-def _terminate(signal_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + signal_number)
 
 
 @click.command(
@@ -1052,25 +979,16 @@ def _terminate(signal_number: int, _frame: object) -> NoReturn:
         "show_default": True,
     }
 )
-@click.option(
-    "-r", "--region", multiple=True, metavar="REGION", help="AWS region; repeatable.  [boto3's]"
-)
-@click.option(
-    "--registry",
-    multiple=True,
-    metavar="ACCOUNT_ID",
-    help="Registry id, twelve digits; repeatable.  [the caller's own]",
-)
+@click.option("-r", "--region", multiple=True, metavar="REGION", help="AWS region; repeatable.")
+@click.option("--registry", multiple=True, metavar="ACCOUNT_ID", help="Registry id; repeatable.")
 @click.option(
     "--conn-id",
     metavar="TEMPLATE",
     default="docker_default",
     help="Connection id; may hold {registry} and {region}.",
 )
-@click.option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
-@click.option(
-    "--conn-extra", metavar="JSON", callback=_json_object, help="The connection's extra, an object."
-)
+@click.option("--profile", metavar="NAME", help="AWS profile.")
+@click.option("--conn-extra", metavar="JSON", callback=_json_object, help="The connection's extra.")
 @click.option(
     "--airflow",
     metavar="COMMAND",
@@ -1078,19 +996,12 @@ def _terminate(signal_number: int, _frame: object) -> NoReturn:
     help="The airflow script, or a command line that ends in it.",
 )
 @click.option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
-@click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    default="auto",
-    help="How to write; import needs Airflow 2.6 or later.",
-)
-@click.option(
-    "--timeout", type=float, metavar="SECONDS", default=120, help="For one Airflow process."
-)
+@click.option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
+@click.option("--timeout", metavar="SECONDS", default=120.0, help="For one Airflow process.")
 @click.option(
     "--splay",
-    type=click.FloatRange(0, 86400),
     metavar="SECONDS",
+    type=click.IntRange(0, 86400),
     default=0,
     help="Wait a random time of at most that; not in a terminal.",
 )
@@ -1098,20 +1009,19 @@ def _terminate(signal_number: int, _frame: object) -> NoReturn:
     "--renew-before",
     metavar="DURATION",
     callback=_seconds,
-    help="Leave a token alone that has so long to live: 6h, 90m.  [each run writes]",
+    help="Leave a token alone that has so long to live: 6h, 90m.",
 )
 @click.option("--force", is_flag=True, help="Write all, whatever --renew-before says.")
 @click.option(
     "--metrics-file",
     metavar="PATH",
-    callback=_need_prometheus,
     help="For node_exporter's textfile collector; needs the extra [metrics].",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option("--json", is_flag=True, help="The report as one JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only, for cron.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what Airflow prints, secrets masked.")
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
 def main(**options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
@@ -1120,12 +1030,16 @@ def main(**options: Any) -> None:
 
     Exit status: 0 all connections written, 1 at least one not, 2 bad usage.
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    quiet, as_json = options.pop("quiet"), options.pop("json")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    metrics_file, quiet, as_json = (options.pop(name) for name in ("metrics_file", "quiet", "json"))
+    if metrics_file and not find_spec("prometheus_client"):
+        needed = "needs the extra: pip install 'ecr-airflow-sync[metrics]'"
+        raise click.BadParameter(needed, param_hint="'--metrics-file'")
     _log_to_stderr(quiet, options.pop("verbose"))
-    _wait_a_little(options.pop("splay"))
-    metrics_file, began = options.pop("metrics_file"), time.time()
-    problems = ""
+    splay = options.pop("splay")  # keeps a fleet whose crons fire at once from asking at once
+    if splay and not any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        time.sleep(random.uniform(0, splay))  # noqa: S311 - no secret
+    began, problems = time.monotonic(), ""
     try:
         report = sync(options.pop("region"), options.pop("registry"), **options)
     except UsageError as error:
@@ -1133,13 +1047,14 @@ def main(**options: Any) -> None:
     except SyncError as error:
         report, problems = error.report, str(error)
     if metrics_file and not options["dry_run"]:
-        _write_metrics(metrics_file, report, began)
+        _write_metrics(metrics_file, report, time.monotonic() - began)
+    if problems:  # first, because stdout may be gone, as in `| head -1`
+        click.echo(problems, err=True)
     if as_json:
         click.echo(_json(report))
     elif not quiet:
         click.echo(_text(report))
     if problems:
-        click.echo(problems, err=True)
         raise click.exceptions.Exit(1)
 
 

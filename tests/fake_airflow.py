@@ -18,6 +18,7 @@ from pathlib import Path
 STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
 TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
+PADDING = int(os.environ.get("FAKE_AIRFLOW_PADDING", "0")) // 2
 FIELDS = ("type", "host", "login", "password", "extra")
 
 
@@ -117,7 +118,8 @@ def trouble() -> None:
         print("\x00\xff garbage of no use" * 50_000, file=sys.stderr)
         sys.stdout.buffer.write(b"\xff\xfe\x00" * 300_000)
     if TROUBLE == "echo":
-        raise RuntimeError("cannot parse " + " ".join(sys.argv) + Path(sys.argv[-1]).read_text())
+        password = next(iter(json.loads(Path(sys.argv[-1]).read_text()).values()))["password"]
+        raise RuntimeError("cannot parse " + "x " * PADDING + password)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Callable
 
 import airflows
 import pytest
-from conftest import FAKE, Command, FakeAirflow, processes
+from conftest import FAKE, MODULE, Command, FakeAirflow, processes
 from ecr_stand_in import EcrStandIn
 
 import ecr_airflow_sync
@@ -117,6 +117,38 @@ def test_answers(
     assert ran.stderr.count("\n") == (1 if error else 0)
     verbose = sync("-r", "us-east-1", "-v")  # shows all that Airflow said, but no token
     assert verbose.status == status
+
+
+@pytest.mark.parametrize("redirection", ["2>&1", "2>/dev/null"])
+def test_a_prefix_that_merges_or_drops_stderr(
+    sync: Command, fake: Place, tmp_path: Path, redirection: str
+) -> None:
+    airflow = fake()
+    prefix = tmp_path / "prefix"
+    prefix.write_text(f'#!/bin/sh\nexec "$@" {redirection}\n')
+    prefix.chmod(0o755)
+    ran = sync("-r", "us-east-1", "--airflow", f"{prefix} {airflow.script}")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert list(airflow.connections()) == ["docker_default"]
+
+
+def test_a_closed_stderr(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    command = f'"$0" "$1" -r us-east-1 --airflow {airflow.script} 2>&-'
+    shell = ["sh", "-c", command, sys.executable, str(MODULE)]
+    assert subprocess.run(shell, env=sync.env, check=False, capture_output=True).returncode == 0
+    assert list(airflow.connections()) == ["docker_default"]
+
+
+def test_a_token_cut_short_is_not_shown(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    """What Airflow says is cut to a line's length; no stump of the token may escape the mask."""
+    fake(trouble="echo")
+    for length in range(300, 700, 20):
+        ran = sync("-r", "us-east-1", "-q", FAKE_AIRFLOW_PADDING=str(length))
+        assert ran.status == 1
+        token = ecr.tokens["us-east-1", "123456789012"][-1]
+        stump = token[:24] in ran.stderr
+        assert not stump, "the beginning of a token was printed"
 
 
 def test_one_bad_connection_does_not_stop_the_others(sync: Command, fake: Place) -> None:

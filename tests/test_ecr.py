@@ -15,7 +15,8 @@ Place = Callable[..., FakeAirflow]
 A, B = "111111111111", "222222222222"
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 DENIED = (
-    "User: arn:aws:iam::123456789012:user/puller is not authorized to perform: "
+    "User: arn:aws:sts::123456789012:assumed-role/acme-production-airflow-worker-instance-role"
+    "/i-0123456789abcdef0 is not authorized to perform: "
     "ecr:GetAuthorizationToken on resource: * because no identity-based policy allows it"
 )
 RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"

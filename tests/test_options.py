@@ -129,6 +129,13 @@ def test_two_registries_never_share_a_connection(
     assert ecr.calls == []
 
 
+def test_an_empty_region_beside_another(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    fake()
+    ran = sync("-r", "", "-r", "eu-west-1", "--conn-id", "x_{region}", AWS_REGION="us-east-1")
+    assert (ran.status, ran.stderr) == (2, f"{USAGE}one of several regions is empty\n")
+    assert ecr.calls == []
+
+
 def test_regions_times_registries_in_one_call_a_region(
     sync: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
@@ -324,3 +331,8 @@ def test_sync_is_callable(
     assert caught.value.report.connections[0].status == "failed"
     with pytest.raises(ecr_airflow_sync.UsageError, match="overwrite each other"):
         ecr_airflow_sync.sync(["us-east-1"], [A, B])
+
+
+def test_a_version_in_the_environment_is_none_of_ours(sync: Command, fake: Place) -> None:
+    fake()
+    assert sync("-r", "us-east-1", ECR_AIRFLOW_SYNC_VERSION="0.1.0").status == 0

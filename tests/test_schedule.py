@@ -82,6 +82,8 @@ def test_nothing_due_imports_no_boto3(sync: Command, airflow: FakeAirflow) -> No
         (["--conn-id", "another"], {}),
         (["--registry", A], {}),
         ([], {"AIRFLOW_HOME": "/srv/another"}),
+        ([], {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////another.db"}),
+        ([], {"AIRFLOW__CORE__FERNET_KEY": "another"}),
         ([], {"AWS_DEFAULT_REGION": "eu-west-1"}),
         ([], {"ECR_AIRFLOW_SYNC_FORCE": "1"}),
     ],
@@ -369,3 +371,23 @@ def test_a_short_life_is_warned_of(
     assert ran.stderr.startswith("docker_default: its token is valid until 20")
     assert ran.stderr.endswith(" UTC only; is this host's clock right?\n")
     assert list(airflow.connections()) == ["docker_default"]
+
+
+def test_a_dry_run_leaves_the_state_alone(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path
+) -> None:
+    assert sync("--dry-run").status == 0
+    assert not state.exists()
+    assert sync().status == 0
+    before = state.read_bytes()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    assert sync("--dry-run", "--force").status == 1
+    assert state.read_bytes() == before
+
+
+def test_a_unit_with_several_state_directories(
+    sync: Command, airflow: FakeAirflow, tmp_path: Path
+) -> None:
+    assert sync(STATE_DIRECTORY=f"{tmp_path}/one:{tmp_path}/two").status == 0
+    assert (tmp_path / "one/written.json").exists()
+    assert not (tmp_path / "two").exists()
