@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import errno
 import hashlib
 import json
 import logging
@@ -282,6 +283,8 @@ Granted = Dict[Target, Union[Authorization, Failure]]
 
 def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -> list[Target]:
     """Every registry in every region, each with a connection id of its own."""
+    if isinstance(regions, str) or isinstance(registries, str):
+        raise UsageError("regions and registries are lists, also where there is one")
     if "" in regions and len(regions) > 1:
         raise UsageError("one of several regions is empty")
     for registry in registries:
@@ -397,7 +400,7 @@ def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization
     if target.registry:
         step = f"registry {target.registry}; check the id, and that this identity may read it"
     else:
-        step = f"the caller's own registry; {_LATER}"
+        step = f"the caller's own registry; {_NOT_ECR}"
     return Failure(f"ECR in {target.region} gave no token for {step}")
 
 
@@ -450,7 +453,7 @@ def _explain(error: Exception) -> str:
     told = response.get("Error", {})
     code = str(told.get("Code") or type(error).__name__)
     words = str(told.get("Message") or error).strip() or code
-    line = words.splitlines()[0]  # the others quote the signed request
+    line = words.splitlines()[0].rstrip(".")  # the others quote the signed request
     line = f"{code}: {line}" if told else line
     known = f"{code} {getattr(error, 'operation_name', '')}"
     steps = [step for pattern, step in _NEXT_STEPS.items() if re.search(pattern, known)]
@@ -804,7 +807,7 @@ def _state_key(target: Target, airflow: str, profile: str | None, extra: Extra) 
     names = "AIRFLOW_HOME|HOME|AWS_PROFILE|AWS_(DEFAULT_)?REGION|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
     environment = sorted(e for e in os.environ.items() if re.fullmatch(names, e[0]))
     executable = shutil.which(shlex.split(airflow)[-1])
-    depends_on = [astuple(target), airflow, executable, profile, extra, environment]
+    depends_on = [astuple(target), airflow, executable, profile, extra or None, environment]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
 
@@ -848,7 +851,7 @@ def _remember(outcomes: Mapping[str, Outcome]) -> None:
                 json.dump(state, file)
             os.replace(new, path)
     except OSError as error:
-        log.warning("state %s: %s; until it can be kept, each run writes", path, error.strerror)
+        log.error("state %s: %s; until it can be kept, each run writes", path, error.strerror)
 
 
 # --- the metrics: what Prometheus is told ---------------------------------------------
@@ -872,15 +875,18 @@ def _write_metrics(path: str, report: Report, seconds: float) -> None:
     gauge("duration_seconds", "How long the last run took.").set(seconds)
     gauges = {name: gauge(name, text, ["conn_id"]) for name, text in _METRICS.items()}
     for outcome in report.connections:
-        conn_id = outcome.conn_id
-        values["success", conn_id] = float(not outcome.error)
-        values["last_run_timestamp_seconds", conn_id] = now
-        if outcome.expires_at:  # it is written, or fresh
-            values["last_success_timestamp_seconds", conn_id] = now
-            values["token_expiry_timestamp_seconds", conn_id] = outcome.expires_at.timestamp()
-        for name, of_connection in gauges.items():
-            if (name, conn_id) in values:
-                of_connection.labels(conn_id).set(values[name, conn_id])
+        # Where ECR failed, {registry} is not filled in: those meant are those of earlier runs.
+        meant = re.sub(r"\\\{\w+\\\}", ".+", re.escape(outcome.conn_id))
+        known = {conn_id for _, conn_id in values if re.fullmatch(meant, conn_id)}
+        for conn_id in known or {outcome.conn_id}:
+            values["success", conn_id] = float(not outcome.error)
+            values["last_run_timestamp_seconds", conn_id] = now
+            if outcome.expires_at:  # it is written, or fresh
+                values["last_success_timestamp_seconds", conn_id] = now
+                values["token_expiry_timestamp_seconds", conn_id] = outcome.expires_at.timestamp()
+            for name, of_connection in gauges.items():
+                if (name, conn_id) in values:
+                    of_connection.labels(conn_id).set(values[name, conn_id])
     umask = os.umask(0o022)  # node_exporter runs as another user
     try:
         write_to_textfile(path, registry)
@@ -930,7 +936,7 @@ def _text(report: Report) -> str:
             minutes = round(seconds / 60)
             left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
             line += f"  {outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
-        lines.append(line)
+        lines.append(line.rstrip())
     return "\n".join(lines).encode("utf-8", "replace").decode()  # a path may be no UTF-8
 
 
@@ -964,6 +970,16 @@ def _seconds(_context: object, _parameter: object, text: str | None) -> float | 
     return 3600.0 * hours + 60 * minutes + seconds
 
 
+def _tell(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # Click ends the program then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or its end fails too
+        raise click.ClickException(f"the report could not be printed: {error.strerror}") from None
+
+
 def _log_to_stderr(quiet: bool, verbose: bool) -> None:
     log.addHandler(logging.StreamHandler())
     log.propagate = False
@@ -979,15 +995,23 @@ def _log_to_stderr(quiet: bool, verbose: bool) -> None:
         "show_default": True,
     }
 )
-@click.option("-r", "--region", multiple=True, metavar="REGION", help="AWS region; repeatable.")
-@click.option("--registry", multiple=True, metavar="ACCOUNT_ID", help="Registry id; repeatable.")
+@click.option(
+    "-r",
+    "--region",
+    multiple=True,
+    metavar="REGION",
+    help="AWS region; repeatable.  [AWS_REGION, or boto3's]",
+)
+@click.option(
+    "--registry", multiple=True, metavar="ACCOUNT_ID", help="Registry id; repeatable.  [your own]"
+)
 @click.option(
     "--conn-id",
     metavar="TEMPLATE",
     default="docker_default",
     help="Connection id; may hold {registry} and {region}.",
 )
-@click.option("--profile", metavar="NAME", help="AWS profile.")
+@click.option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
 @click.option("--conn-extra", metavar="JSON", callback=_json_object, help="The connection's extra.")
 @click.option(
     "--airflow",
@@ -1009,7 +1033,7 @@ def _log_to_stderr(quiet: bool, verbose: bool) -> None:
     "--renew-before",
     metavar="DURATION",
     callback=_seconds,
-    help="Leave a token alone that has so long to live: 6h, 90m.",
+    help="Write only what has less than that to live: 6h, 90m.",
 )
 @click.option("--force", is_flag=True, help="Write all, whatever --renew-before says.")
 @click.option(
@@ -1033,7 +1057,7 @@ def main(**options: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     metrics_file, quiet, as_json = (options.pop(name) for name in ("metrics_file", "quiet", "json"))
     if metrics_file and not find_spec("prometheus_client"):
-        needed = "needs the extra: pip install 'ecr-airflow-sync[metrics]'"
+        needed = "needs the extra [metrics]: pip install prometheus_client"
         raise click.BadParameter(needed, param_hint="'--metrics-file'")
     _log_to_stderr(quiet, options.pop("verbose"))
     splay = options.pop("splay")  # keeps a fleet whose crons fire at once from asking at once
@@ -1050,10 +1074,8 @@ def main(**options: Any) -> None:
         _write_metrics(metrics_file, report, time.monotonic() - began)
     if problems:  # first, because stdout may be gone, as in `| head -1`
         click.echo(problems, err=True)
-    if as_json:
-        click.echo(_json(report))
-    elif not quiet:
-        click.echo(_text(report))
+    if as_json or not quiet:
+        _tell(_json(report) if as_json else _text(report))
     if problems:
         raise click.exceptions.Exit(1)
 

@@ -65,13 +65,14 @@ def encoded(text: bytes) -> str:
         pytest.param(
             Fault(drop=True),
             "ECR in us-east-1: Connection was closed before we received a valid response from "
-            f'endpoint URL: "{{url}}/".; {LATER}',
+            f'endpoint URL: "{{url}}/"; {LATER}',
             5,
             id="dropped",
         ),
         pytest.param(
             Fault(status=200, body=b'{"authorizationData": ['),
-            f"ECR in us-east-1 gave no token for the caller's own registry; {LATER}",
+            "ECR in us-east-1 gave no token for the caller's own registry; that is no answer of "
+            "ECR's; check AWS_ENDPOINT_URL, and the proxy",
             1,
             id="half an answer",
         ),
@@ -243,13 +244,13 @@ def test_nobody_listens(sync: Command, fake: Place) -> None:
         pytest.param(
             {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7UNKNOWN"},
             "ECR in us-east-1: UnrecognizedClientException: The security token included in the "
-            "request is invalid.; check the access key, and that it belongs to this partition",
+            "request is invalid; check the access key, and that it belongs to this partition",
             id="unknown key",
         ),
         pytest.param(
             {"AWS_SECRET_ACCESS_KEY": "wrong"},
             "ECR in us-east-1: InvalidSignatureException: The request signature we calculated "
-            "does not match the signature you provided.; check the secret key, and this host's "
+            "does not match the signature you provided; check the secret key, and this host's "
             "clock",
             id="wrong secret",
         ),

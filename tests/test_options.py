@@ -331,8 +331,22 @@ def test_sync_is_callable(
     assert caught.value.report.connections[0].status == "failed"
     with pytest.raises(ecr_airflow_sync.UsageError, match="overwrite each other"):
         ecr_airflow_sync.sync(["us-east-1"], [A, B])
+    with pytest.raises(ecr_airflow_sync.UsageError, match="are lists"):
+        ecr_airflow_sync.sync("us-east-1")
 
 
 def test_a_version_in_the_environment_is_none_of_ours(sync: Command, fake: Place) -> None:
     fake()
     assert sync("-r", "us-east-1", ECR_AIRFLOW_SYNC_VERSION="0.1.0").status == 0
+
+
+def test_a_full_disk(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, str(MODULE), *sync.options, "-r", "us-east-1"]
+        done = subprocess.run(
+            command, env=sync.env, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr == "Error: the report could not be printed: No space left on device\n"
+    assert done.returncode == 1
+    assert list(airflow.connections()) == ["docker_default"]

@@ -160,7 +160,8 @@ def test_whatever_airflow_prints(out: bytes, err: bytes, code: int, crash: bool)
         script.write_text("\n".join(lines))
         script.chmod(0o755)
         airflow = module.Airflow(str(script), 60, str(script), "2.11.2", folder, "import")
-        failures = module._write(airflow, {"x": {"password": "y"}})
+        with mock.patch.dict(os.environ, TMPDIR=folder):
+            failures = module._write(airflow, {"x": {"password": "y"}})
     failure = failures["x"]
     assert failure
     assert "\n" not in str(failure)

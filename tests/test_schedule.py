@@ -333,6 +333,19 @@ def test_metrics_that_never_succeeded(
     assert ("last_success_timestamp_seconds", "docker_default") not in told
 
 
+def test_metrics_keep_what_a_template_meant(
+    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path
+) -> None:
+    options = ("--metrics-file", str(tmp_path / "ecr.prom"), "--conn-id", "d_{registry}")
+    assert sync(*options).status == 0
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    assert sync(*options, "--force").status == 1
+    told = metrics(tmp_path / "ecr.prom")
+    assert {conn_id for _, conn_id in told if conn_id} == {f"d_{ACCOUNT}"}
+    assert told["success", f"d_{ACCOUNT}"] == 0
+    assert told["token_expiry_timestamp_seconds", f"d_{ACCOUNT}"] > time.time() + 11 * 3600
+
+
 def test_metrics_that_cannot_be_written(
     sync: Command, airflow: FakeAirflow, tmp_path: Path
 ) -> None:
@@ -353,8 +366,8 @@ def test_metrics_without_the_extra(sync: Command, airflow: FakeAirflow, tmp_path
     ran = sync("--metrics-file", str(tmp_path / "ecr.prom"), PYTHONPATH=path)
     assert ran.status == 2
     assert ran.stderr.endswith(
-        "Invalid value for '--metrics-file': needs the extra: "
-        "pip install 'ecr-airflow-sync[metrics]'\n"
+        "Invalid value for '--metrics-file': needs the extra [metrics]: "
+        "pip install prometheus_client\n"
     )
 
 
