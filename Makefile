@@ -30,7 +30,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -m figures -s -q
 
 quick: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'not figures and not host and not airflow' -n 2 -q
+	$(BIN)/python -m pytest -m 'not figures and not host and not airflow' -n 4 -q
 
 host: $(VENV)/ready
 	$(BIN)/python -m pytest tests/host

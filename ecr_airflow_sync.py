@@ -736,7 +736,7 @@ def _renew(
         if isinstance(grant, Authorization)
     }
     if found and connections and not dry:
-        log.info("Waiting for Airflow %s to write %d ...", found.version, len(connections))
+        log.info("Airflow %s is writing %d connection(s) ...", found.version, len(connections))
         errors = _write(found, connections)
         outcomes = [_done(outcome, errors) for outcome in outcomes]
     return found, outcomes

@@ -226,26 +226,25 @@ def test_a_fleet_of_eight(
     sync: Command, on_postgres: OnPostgres, tmp_path: Path, version: str
 ) -> None:
     airflow, url = on_postgres(version)
-    fleet = Round(sync, tmp_path)
+    fleet, renewing = Round(sync, tmp_path), ("-q", "--renew-before", "6h")
     assert sync("-r", "us-east-1", "-q").status == 0
     with Reader(url) as reader:
-        rounds = [fleet("-q") for _ in range(3)]
+        began = time.monotonic()
+        rounds = [fleet("-q"), fleet("-q"), fleet(*renewing)]
+        seconds = (time.monotonic() - began) / 3
     failed = [ran for ended in rounds for ran in ended if ran.status]
     rows = len(airflows.connections(version, airflow.env, "docker_default"))
-    print(f"\nfleet of eight on {version}, three rounds: {len(failed)} failed runs, "
-          f"{reader.missing} of {reader.reads} reads missing, {rows} row(s)")  # fmt: skip
+    print(f"\nfleet of eight on {version}, three rounds of {seconds:.0f} s: "
+          f"{len(failed)} failed runs, {reader.missing} of {reader.reads} reads missing, "
+          f"{rows} row(s)")  # fmt: skip
     if version == "3.3.2":
         assert (failed, reader.missing, rows) == ([], 0, 1)
-    else:  # there is no unique key on 1.10, and Airflow itself lets duplicates happen
-        assert rows >= 1
-        assert all("Found more than one connection" in ran.stderr for ran in failed)
-        assert not failed or rows > 1
-        execute(url, "DELETE FROM connection WHERE conn_id = 'docker_default'")
-        assert sync("-r", "us-east-1", "-q").status == 0
-
-    renewing = ("-q", "--renew-before", "6h")
-    if version == "3.3.2":
-        assert [ran.status for ran in fleet(*renewing)] == [0] * 8
         with Reader(url) as reader:
             assert [ran.status for ran in fleet(*renewing)] == [0] * 8
-        assert (reader.missing, len(reader.passwords)) == (0, 1)  # nobody wrote
+        assert (reader.missing, len(reader.passwords)) == (0, 1)  # nobody had to write
+    else:
+        # There is no unique key on 1.10: two hosts may leave two rows, which then stops all.
+        assert [ran.stderr.count("\n") for ran in failed] == [1] * len(failed)
+        execute(url, "DELETE FROM connection WHERE conn_id = 'docker_default'")
+        assert sync("-r", "us-east-1", "-q").status == 0
+        assert airflow.connection("docker_default")
