@@ -36,6 +36,7 @@ import time
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from subprocess import PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Union
@@ -721,10 +722,12 @@ def _renew(
 ) -> tuple[Airflow | None, list[Outcome]]:
     """Fetch all tokens first; what could not be fetched leaves its connection as it is."""
     found = None
+    # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
+    threading.Thread(target=import_module, args=("boto3",), daemon=True).start()
     try:
+        found = find()
         session = _session(profile)
         targets = _with_region(session, targets)
-        found = find()
         log.info("Asking ECR for %d token(s) ...", len(targets))
         granted = _authorize(session, targets)
     except Failure as failure:
