@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -97,8 +98,6 @@ class FakeAirflow:
     env: dict[str, str]
 
     def connections(self) -> dict[str, dict[str, str]]:
-        import json
-
         return json.loads(self.store.read_text()) if self.store.exists() else {}
 
 

@@ -13,7 +13,7 @@ from typing import Callable
 import airflows
 import pytest
 from conftest import FAKE, MODULE, Command, FakeAirflow, processes
-from ecr_stand_in import EcrStandIn
+from ecr_stand_in import EcrStandIn, Fault
 
 import ecr_airflow_sync
 
@@ -188,8 +188,6 @@ def test_signals_end_the_child_too(
 
 
 def test_signals_while_ecr_is_slow(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
-    from ecr_stand_in import Fault
-
     fake()
     ecr.faults["us-east-1"] = Fault(delay=9)
     process = sync.start("-r", "us-east-1")

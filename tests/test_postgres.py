@@ -7,23 +7,22 @@ import pwd
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Callable, Iterator
 
 import airflows
 import psycopg2
 import pytest
 from conftest import Command, Ran, RealAirflow
+from watcher import Background
 
 Place = Callable[[str], RealAirflow]
 
 
 @dataclass
-class Reader:
+class Reader(Background):
     """Looks up docker_default in a loop, as a task that starts would."""
 
     url: str
@@ -32,27 +31,12 @@ class Reader:
     seconds_missing: float = 0
     passwords: set[str] = field(default_factory=set)
 
-    def __enter__(self) -> Reader:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _read(self) -> None:
+    def work(self) -> None:
         connection = psycopg2.connect(self.url)
         connection.autocommit = True
         cursor = connection.cursor()
         before, was_missing = time.monotonic(), False
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             cursor.execute("SELECT password FROM connection WHERE conn_id = 'docker_default'")
             rows = cursor.fetchall()
             now = time.monotonic()

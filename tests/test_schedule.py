@@ -26,7 +26,6 @@ def state(sync: Command, tmp_path: Path) -> Path:
     """Where the command keeps its state."""
     folder = tmp_path / "state"
     sync.env["STATE_DIRECTORY"] = str(folder)
-    sync.options = ["-r", "us-east-1", "--renew-before", "6h"]
     return folder / "written.json"
 
 
@@ -45,8 +44,8 @@ def airflow(fake: Place, sync: Command) -> FakeAirflow:
 
 @pytest.fixture(autouse=True)
 def _renewing(sync: Command, airflow: FakeAirflow, state: Path) -> None:
-    """Both fixtures set options: this one keeps both."""
-    sync.options = ["--airflow", str(airflow.script), "-r", "us-east-1", "--renew-before", "6h"]
+    """Every test here renews, and keeps its state in a folder of its own."""
+    sync.options += ["-r", "us-east-1", "--renew-before", "6h"]
 
 
 def test_nothing_due(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Iterator
+from typing import Callable, Iterator, TypeVar
 
 from conftest import processes
 
+T = TypeVar("T", bound="Background")
 
-class Watcher:
-    """Reads every process's arguments and the files in some folders, over and over."""
 
-    def __init__(self, tokens: Callable[[], list[str]], *folders: Path) -> None:
-        self.tokens = tokens
-        self.folders = folders
-        self.rounds = 0
-        self.seen: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+class Background:
+    """Does its ``work`` in a thread, for as long as a with block lasts."""
 
-    def __enter__(self) -> Watcher:
+    stop: threading.Event
+
+    def work(self) -> None:
+        """Go on until ``stop`` is set."""
+        raise NotImplementedError
+
+    def __enter__(self: T) -> T:
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self.work)
         self._thread.start()
         return self
 
@@ -31,13 +33,23 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
+        self.stop.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._stop.is_set():
+
+class Watcher(Background):
+    """Reads every process's arguments and the files in some folders, over and over."""
+
+    def __init__(self, tokens: Callable[[], list[str]], *folders: Path) -> None:
+        self.tokens = tokens
+        self.folders = folders
+        self.rounds = 0
+        self.seen: set[str] = set()
+
+    def work(self) -> None:
+        while not self.stop.is_set():
             self.look()
-            self._stop.wait(0.01)
+            self.stop.wait(0.01)
 
     def look(self) -> None:
         """One round. Where a token was seen is kept, the token is not."""
