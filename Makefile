@@ -3,14 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+AIRFLOW ?=
 
-.PHONY: help demo test quick host figures lint package clean
+.PHONY: help demo test quick host e2e figures lint package clean
 
 help:
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
 	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
 	@echo 'make quick    those among them that start no real Airflow'
-	@echo 'make host     systemd, cron and Docker, for real: needs root'
+	@echo 'make host     systemd, cron, sudo and Docker, for real: needs root'
+	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
 	@echo 'make figures  what a run costs, in ratios'
 	@echo 'make lint     format, lint, types'
 	@echo 'make package  build and check the sdist and the wheel'
@@ -26,14 +28,17 @@ demo: $(VENV)/ready
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'not figures and not host' -n 2
+	$(BIN)/python -m pytest -m 'not figures and not host and not e2e' -n 2
 	$(BIN)/python -m pytest -m figures -s -q
 
 quick: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'not figures and not host and not airflow' -n 4 -q
+	$(BIN)/python -m pytest -m 'not figures and not host and not e2e and not airflow' -n 4 -q
 
 host: $(VENV)/ready
-	$(BIN)/python -m pytest tests/host
+	$(BIN)/python -m pytest -m host tests/host
+
+e2e: $(VENV)/ready
+	$(BIN)/python -m pytest -m e2e -k '$(AIRFLOW)' tests/host
 
 figures: $(VENV)/ready
 	$(BIN)/python -m pytest -m figures -s -q
@@ -46,7 +51,7 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -c 'import ecr_airflow_sync as module; print(module.DOOR.strip())' >$(VENV)/door.py
-	$(BIN)/ruff format --check --line-length 100 $(VENV)/door.py
+	$(BIN)/ruff format --check --config ruff.toml $(VENV)/door.py
 	$(BIN)/ruff check --config ruff.toml --ignore BLE001,RUF005,S110,T201,UP $(VENV)/door.py
 	$(BIN)/mypy ecr_airflow_sync.py tests examples
 

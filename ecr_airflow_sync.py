@@ -1,22 +1,18 @@
 """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
-An ECR authorization token dies after twelve hours, and with it the connection
-that DockerOperator logs in with. This command asks ECR for new ones, and has
-the ``airflow`` command line write them:
+An ECR authorization token dies after twelve hours, and with it the connection that DockerOperator
+logs in with. This command asks ECR for new ones, and has the ``airflow`` command line write them:
 
     ecr-airflow-sync --region us-east-1
 
-The file reads from top to bottom, and the data flows one way:
-
-    targets  ->  authorizations  ->  connections  ->  report
-    (asked)      (ECR, boto3)        (Airflow)        (told)
-
-From Python, in a DAG for instance: ``from ecr_airflow_sync import sync``.
+The file reads from top to bottom, and the data flows one way: targets (what is asked for), tokens
+(ECR, through boto3), connections (Airflow), report. From Python: ``from ecr_airflow_sync import sync``.
 """
 
 from __future__ import annotations
 
 import base64
+import configparser
 import difflib
 import errno
 import hashlib
@@ -26,6 +22,7 @@ import os
 import random
 import re
 import secrets
+import select
 import shlex
 import shutil
 import signal
@@ -33,38 +30,34 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, astuple, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from subprocess import PIPE, Popen, TimeoutExpired
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Union
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 import click
-
-if TYPE_CHECKING:
-    import boto3
 
 __version__ = "0.1.0"
 
 METHODS = ("auto", "import", "delete-add")
-REGISTRIES_PER_CALL = 10  # GetAuthorizationToken's limit, which botocore does not know
+PUBLIC, PUBLIC_REGION, PUBLIC_HOST = "public", "us-east-1", "public.ecr.aws"
 GRACE = 5.0  # seconds that a child has to end by itself before it is killed
 
-# Run as `sh -c FIND_PYTHON <airflow script> <python code>` wherever --airflow leads:
-# hands the code to the interpreter named in the script's first line. Where that path
-# is long or has a blank, pip and uv write `'''exec' <python> "$0" "$@"` below it.
+# Run as `sh -c FIND_PYTHON <airflow script>` wherever --airflow leads: starts the interpreter that the
+# script's first line names, which then reads DOOR from stdin. Where that path is long or has a blank, pip
+# and uv write `'''exec' <python> "$0" "$@"` below it. An empty entry in sys.path would import from the
+# folder that cron happens to be in.
 FIND_PYTHON = r"""
 script=$(command -v -- "$0") || {
-  echo "not found, with PATH $PATH; name the script, as in" \
-    "--airflow /opt/airflow/bin/airflow (cron's PATH is short)" >&2
+  echo "not found, with PATH $PATH; name the script, as in --airflow /opt/airflow/bin/airflow" \
+    "(cron's PATH is short)" >&2
   exit 127
 }
-[ -r "$script" ] || {
-  echo "$script cannot be read by $(id -un)" >&2
-  exit 126
-}
+[ -r "$script" ] || { echo "$script cannot be read by $(id -un)" >&2; exit 126; }
 { IFS= read -r first; IFS= read -r second; } <"$script"
 python=
 case $first in '#!'*)
@@ -74,24 +67,17 @@ case $first in '#!'*)
 esac
 case $second in "'''exec' "*) python=${second#* } python=${python%' "$0" "$@"'} ;; esac
 [ -n "$python" ] || {
-  echo "$script is no Python script (a shell wrapper, a shim?);" \
-    "name the airflow script behind it with --airflow" >&2
+  echo "$script is no Python script (a shell wrapper, a shim?); name the airflow script behind it" \
+    "with --airflow" >&2
   exit 126
 }
-exec sh -c "exec $python -c \"\$1\" \"\$0\"" "$script" "$1"
+door='import sys; sys.path[:] = [p for p in sys.path if p]; import json
+exec(json.loads(sys.stdin.readline() or sys.exit("stdin is closed; docker exec needs -i")))'
+exec sh -c "exec $python -u -c \"\$1\" \"\$0\"" "$script" "$door"
 """
 
-# An empty entry in sys.path would import from the folder that cron happens to be in.
-BOOTSTRAP = """\
-import sys
-sys.path[:] = [folder for folder in sys.path if folder]
-import json
-exec(json.loads(sys.stdin.readline()))
-"""
-
-# Run by Airflow's own interpreter, whatever its age (Python 2.7, 3.5 and later). A
-# marker line, on both streams, tells its answers from all else that Airflow prints:
-# first who is here, then one for each command.
+# Run by Airflow's own interpreter, whatever its age (Python 2.7, 3.5 and later). Lines that begin with a
+# marker tell its answers from all else that Airflow prints: first who is here, then one for each command.
 DOOR = r"""
 import json
 import os
@@ -104,13 +90,16 @@ import threading
 import traceback
 
 script = sys.argv[1]
-request = json.loads(sys.stdin.readline())
+marker = sys.stdin.readline().strip()
+requests = os.fdopen(os.dup(0))
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 folder = tempfile.mkdtemp(prefix="ecr-airflow-sync-")
 
 
-def stop(number, _frame):
+def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
     shutil.rmtree(folder, ignore_errors=True)
-    os._exit(128 + number)
+    os.killpg(0, signal.SIGKILL)
+    os._exit(137)  # as process 1 of a container
 
 
 def package_version():
@@ -119,7 +108,7 @@ def package_version():
     except ImportError:
         from pkg_resources import get_distribution as distribution
 
-    for name in ("apache-airflow", "apache-airflow-core"):
+    for name in ["apache-airflow-ctl"] if ctl else ["apache-airflow", "apache-airflow-core"]:
         try:
             return distribution(name).version
         except Exception:
@@ -128,13 +117,12 @@ def package_version():
 
 
 def answer(**facts):
-    for stream, number in (sys.stdout, 1), (sys.stderr, 2):
-        line = "\n%s%d%s\n" % (request["marker"], number, json.dumps(facts))
-        try:
-            stream.flush()
-            os.write(number, line.encode("ascii"))
-        except (EnvironmentError, ValueError):
-            pass  # nobody listens any more: what was begun is finished all the same
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(1, ("\n%s%s\n" % (marker, json.dumps(facts))).encode("ascii"))
+    except (EnvironmentError, ValueError):
+        pass  # nobody listens any more: what was begun is finished all the same
 
 
 def readable_once(connections):
@@ -154,49 +142,61 @@ def readable_once(connections):
     return link
 
 
-def run(argv, connections=None):
+def run(argv, connections):
+    sys.argv = [script] + argv + ([readable_once(connections)] if connections else [])
     try:
-        sys.argv = [script] + argv
-        if connections:
-            sys.argv.append(readable_once(connections))
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
-            return {"exit": end.code or 0, "error": ""}
+            return end.code or 0
         sys.stderr.write("%s\n" % (end.code,))
-        return {"exit": 1, "error": str(end.code)[:1000]}
-    except BaseException as error:
+        return 1
+    except BaseException:
         traceback.print_exc()
-        for _ in range(9):  # to "Read-only file system" from "Unable to configure handler"
-            error = getattr(error, "__cause__", None) or error
-        lines = traceback.format_exception_only(type(error), error)
-        return {"exit": 1, "error": lines[-1][:1000]}
-    return {"exit": 0, "error": ""}
+        return 1
+    return 0
 
 
 # Airflow 3 compiles all secrets that it has seen into one expression, anew for each: with ten
 # tokens, half of the run. What it prints goes to our own mask in any case.
 os.environ.setdefault("AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET", "1000000")
+os.environ.update(COLUMNS="100000", TERM="dumb")  # airflowctl breaks and paints its answers
+for name in "FORCE_COLOR", "TTY_COMPATIBLE":
+    os.environ.pop(name, None)
 signal.signal(signal.SIGTERM, stop)
 sys.path.insert(0, os.path.dirname(script))
+ctl = os.path.basename(script) in ("airflowctl", "apache-airflow-ctl")
 home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
-answer(version=package_version(), executable=script, home=home)
-try:
-    for command in request["commands"]:
-        answer(**run(**command))
-finally:
-    shutil.rmtree(folder, ignore_errors=True)
+place = "AIRFLOW_HOME " + home
+if ctl:  # with a token, but without this file, it would send all to http://localhost:8080
+    name = os.environ.get("AIRFLOW_CLI_ENVIRONMENT", "production") + ".json"
+    try:
+        with open(os.path.join(home, name)) as file:
+            place = str(json.load(file)["api_url"])
+    except Exception:
+        place = ""
+shadows = [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]
+answer(version=package_version(), ctl=ctl, executable=script, home=home, place=place, shadows=shadows)
+for line in iter(requests.readline, ""):
+    request = json.loads(line)
+    watch = threading.Timer(request["timeout"], stop)
+    watch.daemon = True
+    watch.start()
+    for argv in request["commands"]:
+        answer(exit=run(argv, request["connections"]))
+    watch.cancel()
+shutil.rmtree(folder, ignore_errors=True)
 """
 
 log = logging.getLogger(__name__)
 
 
-class UsageError(ValueError):
+class UsageError(click.UsageError):
     """What was asked for cannot be done, whatever ECR and Airflow say. One line."""
 
 
 class SyncError(Exception):
-    """At least one connection was not written. ``str()`` has a line for each reason."""
+    """At least one connection is not as it should be. ``str()`` has a line for each reason."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
@@ -208,243 +208,308 @@ class Failure(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
-    """A registry in a region, and the connection that is to hold its token.
+class Identity:
+    """Who asks ECR: whom boto3 finds, unless something is given.
 
-    Region "" is what boto3 finds, registry None that of the caller's own account; conn_id
-    may hold {region} and {registry} until they are known.
+    ``held`` is JSON: login, password and extra of the Airflow connection ``aws_conn_id``, once read.
     """
 
-    region: str
-    registry: str | None
-    conn_id: str
+    profile: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    aws_conn_id: str | None = None
+    held: str = field(default="{}", repr=False)
 
 
 @dataclass(frozen=True)
-class Authorization:
-    """What ECR grants for one registry: where to log in, as whom, until when (UTC)."""
+class Connection:
+    """A docker connection on its way: what is asked for, what ECR grants, what became of it.
 
-    registry: str
-    host: str
-    login: str
-    password: str = field(repr=False)
-    expires_at: datetime
-
-
-@dataclass(frozen=True)
-class Airflow:
-    """The Airflow to write to. ``command`` is --airflow, ``timeout`` is in seconds."""
-
-    command: str
-    timeout: float
-    executable: str
-    version: str
-    home: str
-    method: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What Airflow said to one command. ``exit`` is None if it never got that far."""
-
-    exit: int | None
-    error: str
-    stdout: str = field(default="", repr=False)
-    stderr: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one connection: ``status`` is written, fresh, failed or planned."""
+    Region "" is what boto3 finds, registry None that of the identity's own account; conn_id and
+    host_template may hold {region} and {registry} until they are known. ``extra`` is JSON, ``expires_at``
+    UTC. ``status`` is written, fresh, planned or failed; after --check fine, missing, shadowed, wrong
+    host, refused or unreachable.
+    """
 
     conn_id: str
-    registry: str | None
-    region: str
+    region: str = ""
+    registry: str | None = None
+    identity: Identity = Identity()
+    host_template: str | None = None
+    extra: str | None = None
     host: str | None = None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
     status: str = "failed"
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Report:
+class How(NamedTuple):
+    """How to write. ``airflow`` is a command line, ``timeout`` in seconds."""
+
+    airflow: str
+    version: str | None
+    method: str
+    timeout: float
+    dry_run: bool
+    check: bool
+
+
+class Answer(NamedTuple):
+    """How a command of Airflow's ended (None: it never did), and what it printed."""
+
+    exit: int | None
+    output: str
+
+
+class Report(NamedTuple):
     """What a run did. ``airflow`` is None where none was found, or none was needed."""
 
     airflow: Airflow | None
-    connections: tuple[Outcome, ...]
+    connections: tuple[Connection, ...]
 
 
-Connections = Mapping[str, Mapping[str, str]]  # by id, each by the keys of Airflow's import file
-Extra = Optional[Mapping[str, Any]]
-Granted = Dict[Target, Union[Authorization, Failure]]
+Fields = Mapping[str, Mapping[str, str]]  # of connections by id, as in Airflow's import file
 
 
-# --- targets: what is asked for -------------------------------------------------------
-
-
-def _targets(regions: Sequence[str], registries: Sequence[str], template: str) -> list[Target]:
+# --- targets: what is asked for -------------------------------------------------------------------
+def _targets(regions: Sequence[str], registries: Sequence[str], common: Connection) -> list[Connection]:
     """Every registry in every region, each with a connection id of its own."""
     if isinstance(regions, str) or isinstance(registries, str):
         raise UsageError("regions and registries are lists, also where there is one")
     if "" in regions and len(regions) > 1:
         raise UsageError("one of several regions is empty")
-    for registry in registries:
-        if not re.fullmatch(r"[0-9]{12}", registry):
-            raise UsageError(f"registry {registry!r} is not an account id of twelve digits")
-    targets = [
-        Target(region, registry, _fill(template, registry or "{registry}", region or "{region}"))
-        for region in dict.fromkeys(regions)
-        for registry in dict.fromkeys(registries or (None,))
-    ]
-    for target in targets:
-        _check_conn_id(_fill(target.conn_id, "0" * 12, "region"))
+    pairs = [(region, registry) for region in regions or ("",) for registry in registries or (None,)]
+    targets = [_target(common, region=region, registry=registry) for region, registry in pairs]
+    targets = list(dict.fromkeys(targets))  # ECR Public is one, whatever the regions
     if len({target.conn_id for target in targets}) < len(targets):
         asked = {"{registry}": registries, "{region}": regions}
-        missing = [k for k, v in asked.items() if len(set(v)) > 1 and k not in template]
-        better = "_".join([template, *missing])
+        missing = [k for k, v in asked.items() if len(set(v)) > 1 and k not in common.conn_id]
+        better = "_".join([common.conn_id, *missing])
         raise UsageError(
-            f"{len(targets)} registries would overwrite each other in {template!r}: "
+            f"{len(targets)} registries would overwrite each other in {common.conn_id!r}: "
             f"give each a connection of its own, as with --conn-id '{better}'"
         )
     return targets
 
 
-def _fill(template: str, registry: str, region: str) -> str:
-    return template.replace("{registry}", registry).replace("{region}", region)
-
-
-def _check_conn_id(conn_id: str) -> None:
-    """Refuse what Airflow would (validate_key in airflow/utils/helpers.py)."""
-    if re.search(r"[{}]", conn_id):
-        raise UsageError(f"conn id {conn_id!r}: the placeholders are {{registry}} and {{region}}")
+def _target(common: Connection, **asked: Any) -> Connection:
+    """A connection that may be asked for, else UsageError."""
+    target, any_value = replace(common, **asked), partial(re.sub, r"\{(registry|region)\}", "x")
+    if target.registry == PUBLIC:
+        target = replace(target, region=PUBLIC_REGION, host_template=PUBLIC_HOST)
+    elif target.registry and not re.fullmatch(r"[0-9]{12}", target.registry):
+        raise UsageError(f"registry {target.registry!r} is not an account id of twelve digits")
+    if re.search(r"[{}]", any_value(target.conn_id)):
+        raise UsageError(f"conn id {target.conn_id!r}: the placeholders are {{registry}} and {{region}}")
+    conn_id = any_value(target.conn_id)  # as validate_key in airflow/utils/helpers.py wants it
     if not re.fullmatch(r"[\w.][\w.-]{0,199}", conn_id) or ".." in conn_id:
         raise UsageError(
-            f"conn id {conn_id!r}: Airflow takes 1 to 200 letters, digits, underscores, "
+            f"conn id {target.conn_id!r}: Airflow takes 1 to 200 letters, digits, underscores, "
             "dashes (not in front) and dots (not two in a row)"
         )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", any_value(target.host_template or "x")):
+        raise UsageError(f"host {target.host_template!r} is not a bare host, as in an image's name")
+    who = target.identity
+    if who.profile and who.aws_conn_id:
+        raise UsageError("profile and aws_conn_id are two sources of credentials: give one")
+    if who.external_id and not (who.role_arn or who.aws_conn_id):
+        raise UsageError("external_id is for a role: give its role_arn")
+    _check_extra(target.extra or "{}")
+    return replace(target, conn_id=_fill(target, target.conn_id))
 
 
-# --- authorizations: what ECR grants --------------------------------------------------
+def _fill(target: Connection, template: str) -> str:
+    """The template with what is known of {registry} and {region}."""
+    template = template.replace("{registry}", target.registry or "{registry}")
+    return template.replace("{region}", target.region or "{region}")
 
 
-def _session(profile: str | None) -> boto3.Session:
-    import boto3  # here and not above: --help and usage errors need not wait for it
-
+def _check_extra(text: str) -> None:
     try:
-        return boto3.Session(profile_name=profile)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the files in ~/.aws
-        raise Failure(_explain(error)) from None
+        extra = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"extra is not JSON: {error}") from None
+    if not isinstance(extra, dict):
+        raise UsageError('extra is not a JSON object, such as \'{"email": "me@example.com"}\'')
+    if str(extra.get("reauth", True)).lower() in ("false", "no", "0"):
+        raise UsageError("extra has reauth false: DockerOperator would not log in to ECR")
 
 
-def _with_region(session: boto3.Session, targets: Sequence[Target]) -> Sequence[Target]:
-    """Where no region was asked for, the one that the user's other AWS tools take."""
-    if targets[0].region:
-        return targets
-    # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
-    region = os.environ.get("AWS_REGION") or session.region_name
-    if not region:
-        raise UsageError(
-            "no region: give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's"
-        )
-    conn_ids = [_fill(target.conn_id, "{registry}", region) for target in targets]
-    return [Target(region, t.registry, conn_id) for t, conn_id in zip(targets, conn_ids)]
+_KEYS = ("region", "registry", "profile", "role_arn", "external_id", "aws_conn_id", "host", "extra")
 
 
-def _authorize(session: boto3.Session, targets: Sequence[Target]) -> Granted:
-    """Ask for every token, in one call for each region, all regions side by side."""
-    granted: Granted = {}
-    lock, threads = threading.Lock(), []
-    for region in dict.fromkeys(target.region for target in targets):
-        there = [target for target in targets if target.region == region]
-        for start in range(0, len(there), REGISTRIES_PER_CALL):
-            asked = (session, lock, there[start : start + REGISTRIES_PER_CALL], granted)
-            # Daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region.
-            threads.append(threading.Thread(target=_ask, args=asked, daemon=True))
+def _configured(path: str, common: Connection) -> list[Connection]:
+    """The targets of a file, in which a section is a connection. Errors name file, line and section."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o022:
+                raise UsageError(f"{path}: others may write it; chmod go-w {shlex.quote(path)}")
+            text = file.read()
+        parser.read_string(text, path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (configparser.Error, ValueError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    if not parser.sections():
+        raise UsageError(f"{path}: no section, such as [docker_default]")
+    return [_section(path, text, parser[name], common) for name in parser.sections()]
+
+
+def _section(path: str, text: str, section: configparser.SectionProxy, common: Connection) -> Connection:
+    """What a section does not say is as in [DEFAULT], else as the options say."""
+    asked, identity, key = {"conn_id": section.name}, {}, ""
+    try:
+        for key, value in section.items():
+            if not value or ("\n" in value and key != "extra"):
+                raise UsageError(f"{key} has {'two lines' if value else 'no value'}")
+            if key in _KEYS[2:6]:
+                identity[key] = value
+            elif key in _KEYS:
+                asked["host_template" if key == "host" else key] = value
+            else:
+                raise UsageError(f"unknown key {key}; there are {', '.join(_KEYS)}")
+        key = ""
+        if "{" in section.name:
+            raise UsageError("a section is a connection id, without placeholders")
+        return _target(common, identity=replace(common.identity, **identity), **asked)
+    except UsageError as error:
+        line = _line(text, section.name, key) or _line(text, "DEFAULT", key)
+        raise UsageError(f"{path}, line {line}, [{section.name}]: {error}") from None
+
+
+def _line(text: str, section: str, key: str) -> int:
+    """The line of a key in a section; without a key, that of the section; 0 where there is none."""
+    inside = rf"(?:(?!^\[).)*?^{re.escape(key)}[ \t]*=" if key else ""
+    found = re.search(rf"^[ \t]*\[{re.escape(section)}\]{inside}", text, re.M | re.S | re.I)
+    return text.count("\n", 0, found.end()) + 1 if found else 0
+
+
+# --- tokens: what ECR grants ----------------------------------------------------------------------
+def _authorize(targets: Sequence[Connection]) -> list[Connection]:
+    """Ask for every token, in one call for each identity and region, all side by side."""
+    granted = {target.conn_id: target for target in targets if target.error}
+    calls: dict[Any, list[Connection]] = {}
+    for target in targets:
+        kind = target.registry if target.registry in (None, PUBLIC) else "named"
+        if not target.error:
+            calls.setdefault((target.identity, target.region, kind), []).append(target)
+    # Ten registries are ECR's limit, which botocore does not know.
+    batches = [asked[i : i + 10] for asked in calls.values() for i in range(0, len(asked), 10)]
+    # Daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region.
+    threads = [threading.Thread(target=_ask, args=(batch, granted), daemon=True) for batch in batches]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return {target: granted[target] for target in targets}
+    return [granted[target.conn_id] for target in targets]
 
 
-def _ask(
-    session: boto3.Session, lock: threading.Lock, targets: Sequence[Target], granted: Granted
-) -> None:
-    """One GetAuthorizationToken call, for up to ten registries of one region."""
+def _ask(targets: Sequence[Connection], granted: dict[str, Connection]) -> None:
+    """One GetAuthorizationToken call, for up to ten registries of one identity and region."""
+    region, registries = targets[0].region, list(dict.fromkeys(t.registry for t in targets))
+    public, wanted = registries == [PUBLIC], {"registryIds": registries}
+    try:
+        client = _client(targets[0].identity, region, "ecr-public" if public else "ecr")
+        region = client.meta.region_name
+        answer = client.get_authorization_token(**({} if public or registries == [None] else wanted))
+        data: Any = answer.get("authorizationData") or []
+        entries = [{**data, "proxyEndpoint": PUBLIC_HOST}] if public else data
+        granted.update({t.conn_id: _pick(replace(t, region=region), entries) for t in targets})
+    except Exception as error:  # noqa: BLE001 - an answer that is not ECR's can raise anything
+        service = "STS" if getattr(error, "operation_name", "") == "AssumeRole" else "ECR"
+        unknown = type(error).__name__ in ("EndpointConnectionError", "InvalidRegionError")
+        where = f" in {region}" if region else ""
+        why = f"{service}{where}: {_explain(error)}{_likely_region(region) if unknown else ''}"
+        granted.update({t.conn_id: replace(t, error=why) for t in targets})
+
+
+def _client(who: Identity, region: str, service: Any) -> Any:
+    """A client of that identity. Its session is its own, because sessions are not thread-safe."""
+    import boto3  # here and not above: --help and usage errors need not wait for it
     from botocore.config import Config
 
     retries: Any = {"mode": "standard", "total_max_attempts": 5}
-    config = Config(retries=retries, connect_timeout=5, read_timeout=10)
-    region = targets[0].region
-    registries = [target.registry for target in targets if target.registry]
-    try:
-        with lock:  # boto3 sessions are not thread-safe
-            client = session.client("ecr", region_name=region, config=config)
-        wanted = {"registryIds": registries} if registries else {}
-        entries = client.get_authorization_token(**wanted).get("authorizationData") or []
-        granted.update({target: _pick(target, entries) for target in targets})
-    except Exception as error:  # noqa: BLE001 - an answer that is not ECR's can raise anything
-        unknown = type(error).__name__ in ("EndpointConnectionError", "InvalidRegionError")
-        hint = _likely_region(session, region) if unknown else ""
-        failure = Failure(f"ECR in {region}: {_explain(error)}{hint}")
-        granted.update(dict.fromkeys(targets, failure))
+    config, held = Config(retries=retries, connect_timeout=5, read_timeout=10), json.loads(who.held)
+    key_id, secret, token = (held.get(key) for key in ("login", "password", "aws_session_token"))
+    # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
+    where = region or held.get("region_name") or os.environ.get("AWS_REGION") or None
+    profile = who.profile or held.get("profile_name")
+    session = boto3.Session(key_id, secret, token, where, profile_name=profile)
+    role_arn = who.role_arn or held.get("role_arn")
+    if role_arn:
+        role = {"RoleSessionName": "ecr-airflow-sync", **(held.get("assume_role_kwargs") or {})}
+        if "DurationSeconds" in role:
+            role["DurationSeconds"] = int(role["DurationSeconds"])  # Airflow prints numbers as text
+        external_id = who.external_id or held.get("external_id")
+        role.update({"ExternalId": external_id} if external_id else {})
+        got = session.client("sts", config=config).assume_role(RoleArn=role_arn, **role)["Credentials"]
+        key_id, secret, token = got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"]
+        session = boto3.Session(key_id, secret, token, session.region_name)
+    # As in apache-airflow-providers-amazon, the connection's endpoint_url is not for STS.
+    return session.client(service, config=config, endpoint_url=held.get("endpoint_url"))
 
 
-def _pick(target: Target, entries: Iterable[Mapping[str, Any]]) -> Authorization | Failure:
-    """What ECR's answer holds for this target's registry."""
+def _pick(target: Connection, entries: Iterable[Mapping[str, Any]]) -> Connection:
+    """The target, with what ECR's answer holds for its registry."""
     for entry in entries:
         endpoint = entry.get("proxyEndpoint") or ""
         found = re.fullmatch(r"(?:https?://)?(([\w-]+)[\w.-]*)(?::\d+)?/?", endpoint)
         host, registry = found.groups() if found else ("", "")
         if target.registry in (None, registry):
-            return _decode(entry, registry, host)
+            try:
+                return _decode(replace(target, registry=registry, host=host), entry)
+            except Failure as failure:
+                return replace(target, error=str(failure))
+    step = f"the caller's own registry; {_NOT_ECR}"
     if target.registry:
         step = f"registry {target.registry}; check the id, and that this identity may read it"
-    else:
-        step = f"the caller's own registry; {_NOT_ECR}"
-    return Failure(f"ECR in {target.region} gave no token for {step}")
+    return replace(target, error=f"ECR in {target.region} gave no token for {step}")
 
 
-def _decode(entry: Mapping[str, Any], registry: str, host: str) -> Authorization | Failure:
+def _decode(target: Connection, entry: Mapping[str, Any]) -> Connection:
     """Split base64 of ``login:password``. What is wrong with it is told, never shown."""
-    if not host:
-        return Failure(f"ECR's answer for a registry has no proxyEndpoint; {_LATER}")
-    for key in ("authorizationToken", "expiresAt"):
+    whose = target.host or "a registry"
+    for key in ("proxyEndpoint", "authorizationToken", "expiresAt"):
         if not entry.get(key):
-            return Failure(f"ECR's answer for {host} has no {key}; {_LATER}")
+            raise Failure(f"ECR's answer for {whose} has no {key}; {_LATER}")
     try:
         token = base64.b64decode(entry["authorizationToken"], validate=True).decode("ascii")
     except ValueError:
-        return Failure(f"ECR's token for {host} is not base64 of plain text; {_LATER}")
+        raise Failure(f"ECR's token for {whose} is not base64 of plain text; {_LATER}") from None
     login, _, password = token.partition(":")
     if not login or not password:
-        return Failure(f"ECR's token for {host} is not login, colon, password; {_LATER}")
-    return Authorization(
-        registry, host, login, password, entry["expiresAt"].astimezone(timezone.utc)
-    )
+        raise Failure(f"ECR's token for {whose} is not login, colon, password; {_LATER}")
+    conn_id, host = (_fill(target, text) for text in (target.conn_id, target.host_template or whose))
+    target = replace(target, conn_id=conn_id, host=host, login=login, password=password, status="planned")
+    return replace(target, expires_at=entry["expiresAt"].astimezone(timezone.utc))
 
 
 _LATER = "the next run tries again"
 _NETWORK = "check the region, and this host's DNS, proxy and network"
 _NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
-_RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
 _NEXT_STEPS = {  # by AWS's error code and operation, or by botocore's exception
     "AccessDenied.* GetAuth": "allow this identity ecr:GetAuthorizationToken on resource *",
-    "AccessDenied.* AssumeRole": "the role's trust policy and this identity's must allow it",
+    "AccessDenied.* AssumeRole": "the role's trust policy, which may want another external id, and this "
+    "identity's own policy must allow it",
     "ConnectTimeout|EndpointConnection": _NETWORK,
     "ConnectionClosed|ReadTimeout": _LATER,
-    "ExpiredToken|SSO|TokenRetrieval|CredentialRetrieval": _RENEW,
+    "ExpiredToken|SSO|TokenRetrieval|CredentialRetrieval": "renew the AWS credentials (aws sso login, a new "
+    "role session, new keys)",
     "InvalidParameter": "check the registry ids",
-    "InvalidSignature": "check the secret key, and this host's clock",
-    "NoCredentials": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config "
-    "and the metadata of container and instance; HOME is {home}",
+    "InvalidSignature|SignatureDoesNotMatch": "check the secret key, and this host's clock",
+    "NoCredentials": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config and the metadata "
+    "of container and instance; HOME is {home}",
+    "NoRegion": "give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's",
     "PartialCredentials": "boto3 looked at the environment and ~/.aws; complete them",
     "ProfileNotFound": "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
     "RequestExpired": "set this host's clock",
     "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
     "Throttling": f"{_LATER}; spread the hosts over the half hour",
-    "UnrecognizedClient": "check the access key, and that it belongs to this partition",
-    "AttributeError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
+    "UnrecognizedClient|InvalidClientToken": "check the access key, and that it belongs to this partition",
+    "AttributeError|KeyError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
 }
 
 
@@ -454,147 +519,252 @@ def _explain(error: Exception) -> str:
     told = response.get("Error", {})
     code = str(told.get("Code") or type(error).__name__)
     words = str(told.get("Message") or error).strip() or code
-    line = words.splitlines()[0].rstrip(".")  # the others quote the signed request
+    line = words.replace(":\n", ": ").splitlines()[0].rstrip(".")  # the others quote the signed request
     line = f"{code}: {line}" if told else line
     known = f"{code} {getattr(error, 'operation_name', '')}"
     steps = [step for pattern, step in _NEXT_STEPS.items() if re.search(pattern, known)]
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
         steps.append(_LATER)
-    home = os.environ.get("HOME", "not set")
-    return _mask("; ".join([line, *steps[:1]]).replace("{home}", home))
+    return _mask("; ".join([line, *steps[:1]]).replace("{home}", os.environ.get("HOME", "not set")))
 
 
-def _likely_region(session: boto3.Session, region: str) -> str:
+def _likely_region(region: str) -> str:
     """A hint for a region that botocore has never heard of, else nothing."""
+    import boto3
+
+    session, meant = boto3.Session(), region.lower().replace("_", "-")
     partitions = session.get_available_partitions()
     known = [name for p in partitions for name in session.get_available_regions("ecr", p)]
-    meant = region.lower().replace("_", "-")
     close = difflib.get_close_matches(meant, known)
     close.sort(key=lambda name: sorted(name) != sorted(meant))  # us-esat-1 is not us-west-1
     return f"; did you mean {close[0]}?" if close and region not in known else ""
 
 
-# --- connections: what Airflow is to hold ---------------------------------------------
+# --- connections: what Airflow holds, and is to hold -----------------------------------------------
+class Airflow:
+    """The Airflow that a command line leads to: one process of its interpreter, within a ``with`` block.
+
+    The process starts Airflow at the first command that it is given. ``place`` is its AIRFLOW_HOME, or the
+    URL of its API. Raises Failure where there is none, UsageError where it cannot do what is asked.
+    """
+
+    def __init__(self, command: str, timeout: float, version: str | None, method: str) -> None:
+        *prefix, script = shlex.split(command)
+        self._command, self._timeout, self._marker = command, timeout, secrets.token_hex(16)
+        self._unread, self._end = b"", ""
+        argv = [*prefix, "sh", "-c", FIND_PYTHON, script]
+        try:  # a session of its own, so that it and its children can be ended as one group
+            self._process = Popen(argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True)
+        except OSError as error:
+            raise Failure(f"cannot run {argv[0]}: {error.strerror}; check --airflow, PATH") from None
+        try:
+            self._meet(version, method)
+        except BaseException:
+            self._close(0)
+            raise
+
+    def __enter__(self) -> Airflow:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._close(0 if kind else GRACE)  # at once after Ctrl-C, and SIGTERM as main takes it
+
+    def _meet(self, version: str | None, method: str) -> None:
+        """Send the program, and judge what it tells of itself."""
+        self._send(f"{json.dumps(DOOR)}\n{self._marker}\n")
+        _, here = self._receive(time.monotonic() + self._timeout)
+        if self._end:
+            raise Failure(self._end)
+        self.executable, self.place, self._ctl = here["executable"], here["place"], here["ctl"]
+        self.shadows, self.version = here["shadows"], version or here["version"]
+        if not self.version:
+            raise Failure(
+                f"{self.executable} runs in a Python without the package apache-airflow: "
+                "name another script with --airflow, or say --airflow-version"
+            )
+        if not self.place:
+            raise Failure(
+                f"{self.executable} has no login in AIRFLOW_HOME {here['home']}: run there "
+                "airflowctl auth login --api-url https://… --skip-keyring"
+            )
+        if self._older_than(1, 10):
+            raise Failure(f"Airflow {self.version} at {self.executable} is older than 1.10: upgrade it")
+        self.method = ("delete-add" if self._older_than(2, 6) else "import") if method == "auto" else method
+        if self.method == "import" and self._older_than(2, 6):
+            what = f"{self.executable} is {self.version}"
+            raise UsageError(f"method import needs Airflow 2.6 or later; {what}")
+        if self.method == "delete-add" and self._ctl:
+            raise UsageError("airflowctl has the method import only")
+
+    def _older_than(self, *version: int) -> bool:
+        return not self._ctl and parse_version(self.version) < version
+
+    def write(self, connections: Fields) -> dict[str, str]:
+        """Write all in one Airflow start; returns why, for each that was not written.
+
+        What an error stopped is tried once more, each by itself: two first imports may collide, and what
+        is wrong with one connection must not stop the others.
+        """
+        singly = [{conn_id: fields} for conn_id, fields in connections.items()]
+        failed = self._attempt([connections] if self.method == "import" else singly)
+        again = [batch for batch in singly for i in batch if i in failed and failed[i].exit]
+        still = self._attempt(again)
+        failed = {i: answer for i, answer in failed.items() if i in still or not answer.exit}
+        hidden = [fields["password"] for fields in connections.values()]
+        return {i: self._reason(i, answer, hidden) for i, answer in failed.items()}
+
+    def read(self, conn_ids: Iterable[str]) -> dict[str, Any]:
+        """The fields of each connection as a task finds them; why not, as text, of the others."""
+        if self._ctl or self._older_than(2, 0):
+            raise UsageError(
+                f"{self.executable} ({self.version}) does not show connections as tasks find them: that "
+                "takes the airflow script of 2.0 or later (AWS credentials can also come from --profile, "
+                "--role-arn or AWS_ACCESS_KEY_ID)"
+            )
+        ids, found = list(dict.fromkeys(conn_ids)), {}
+        answers = self._run([["connections", "get", conn_id, "--output", "json"] for conn_id in ids])
+        for conn_id, answer in zip(ids, answers):
+            printed = re.findall(r"^\[(\{.*\})\]\s*$", answer.output, re.MULTILINE)
+            # What else was printed after a success may hold a secret.
+            why = self._reason(conn_id, answer if answer.exit != 0 else Answer(0, ""), ())
+            found[conn_id] = json.loads(printed[-1]) if printed else why
+        return found
+
+    def _attempt(self, batches: Sequence[Fields]) -> dict[str, Answer]:
+        """The answer that tells why, for each connection that was not written."""
+        failed = {}
+        for batch in batches:
+            answers = self._run(self._commands(batch), batch if self.method == "import" else None)
+            for answer in answers:
+                log.debug("%s", _mask(answer.output, [f["password"] for f in batch.values()]).strip())
+            bad = {conn_id: self._bad(conn_id, answers) for conn_id in batch}
+            failed.update({conn_id: answer for conn_id, answer in bad.items() if answer})
+        return failed
+
+    def _commands(self, connections: Fields) -> list[list[str]]:
+        """What is to be said to an Airflow of that age. A new syntax goes here."""
+        if self.method == "import":  # of a file that DOOR adds
+            return [["connections", "import", *(["-a", "overwrite"] if self._ctl else ["--overwrite"])]]
+        commands: list[list[str]] = []
+        for conn_id, fields in connections.items():
+            if self._older_than(1, 10, 14):  # later ones mask --conn-password in the audit log
+                name = f"--conn_id={conn_id}"
+                delete, add, prefix = ["--delete", name], ["--add", name], "--conn_"
+            else:
+                delete, add, prefix = ["delete", conn_id], ["add", conn_id], "--conn-"
+            for name, value in fields.items():
+                if name != "description" or not self._older_than(2, 0):
+                    add.append(f"{prefix}{name.replace('conn_', '')}={value}")
+            commands += [["connections", *delete], ["connections", *add]]
+        return commands
+
+    def _bad(self, conn_id: str, answers: Sequence[Answer]) -> Answer | None:
+        """The answer that tells why this connection was not written, None if it was."""
+        name, delete, add = re.escape(conn_id), answers[0], answers[-1]
+        if self.method == "import":
+            imported = rf"Imported connection {name}\s*$|Successfully imported \[.*'{name}'.*\] conn"
+            return None if re.search(imported, add.output, re.MULTILINE) else add
+        gone = rf"(Successfully deleted|Did not find a)( connection with)? `conn_id`={name}\s*$"
+        if not re.search(gone, delete.output, re.MULTILINE):
+            return delete
+        if add.exit == 0 and re.search(rf"Successfully added `conn_id`={name}(\s|$)", add.output):
+            return None
+        # Another host was quicker, and what it wrote is as fresh.
+        overtaken = re.search(rf"with `conn_id`={name} already exists", add.output)
+        return None if overtaken else add
+
+    def _reason(self, conn_id: str, answer: Answer, hidden: Iterable[str]) -> str:
+        """The one line of the answer that says most, and what to do where that is known."""
+        if answer.exit is None:
+            return _mask(self._end, hidden)
+        last = answer.output.rpartition("\nDuring handling of the above exception")[2]
+        cause = last.partition("\nThe above exception was the direct cause")[0]
+        said = [line.strip() for line in cause.splitlines() if line.strip()] or ["it said nothing"]
+        told = [line for line in said if re.match("Failed to import|command failed due to", line)]
+        told = told or (re.findall(r"^[\w.]*[a-z][\w.]*: .+", cause, re.M) if "Traceback (" in cause else [])
+        told = told or [line for line in said if conn_id in line and not answer.exit]
+        line = _mask((told or said)[-1].strip(), hidden)[:500]
+        steps = [step for pattern, step in _CURES.items() if re.search(pattern, line)]
+        return "; ".join([f"Airflow ({self.place}, exit status {answer.exit}): {line}", *steps[:1]])
+
+    def _run(self, commands: Sequence[Sequence[str]], connections: Fields | None = None) -> list[Answer]:
+        """Run commands of the airflow script; ``connections`` are for a file that the last word names."""
+        deadline = time.monotonic() + self._timeout
+        request = {"commands": commands, "connections": connections, "timeout": self._timeout}
+        self._send(json.dumps(request) + "\n")
+        told = [self._receive(deadline) for _ in commands]
+        return [Answer(facts.get("exit"), output) for output, facts in told]
+
+    def _send(self, text: str) -> None:
+        stdin: Any = self._process.stdin
+        try:
+            stdin.write(text.encode())
+            stdin.flush()
+        except (OSError, ValueError):
+            pass  # it has ended, as the answer will tell
+
+    def _receive(self, deadline: float) -> tuple[str, dict[str, Any]]:
+        """What was printed before the next answer, and that answer; it is empty if none comes."""
+        stdout: Any = self._process.stdout
+        poll = select.poll()
+        while not self._end:
+            printed, _, rest = self._unread.partition(b"\n" + self._marker.encode())
+            facts, whole, rest = rest.partition(b"\n")
+            if whole:
+                self._unread = rest
+                return printed.decode("utf-8", "replace"), json.loads(facts)
+            poll.register(stdout, select.POLLIN)
+            left = max(0.0, deadline - time.monotonic())
+            chunk = os.read(stdout.fileno(), 65536) if poll.poll(left * 1000) else b""
+            self._unread += chunk
+            if not chunk:
+                self._tell_end(time.monotonic() >= deadline)
+        return self._unread.decode("utf-8", "replace"), {}
+
+    def _tell_end(self, timed_out: bool) -> None:
+        self._close(0 if timed_out else GRACE)
+        said = self._unread.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+        end = f"{said[-1]} (exit status {self._process.returncode})"
+        if timed_out:
+            end = f"killed after {self._timeout:g} s without an end; see --timeout"
+        self._end = _mask(f"{self._command}: {end}")[:500]
+
+    def _close(self, patience: float) -> None:
+        """Let the process end by itself for some seconds, then end it and its children."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                pipe and pipe.close()
+            except OSError:
+                pass  # it does not listen any more
+        for number, seconds in ((0, patience), (signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+            try:
+                os.killpg(self._process.pid, number)
+            except OSError:
+                pass  # gone, or another user's
+            try:
+                self._process.wait(seconds)
+                return
+            except TimeoutExpired:
+                pass
 
 
-def _find_airflow(command: str, version: str | None, method: str, timeout: float) -> Airflow:
-    """Ask the interpreter behind ``command`` which Airflow it has, without starting it."""
-    here, _ = _converse(command, [], timeout)
-    executable, version = here["executable"], version or here["version"]
-    if not version:
-        raise Failure(
-            f"{executable} runs in a Python without the package apache-airflow: "
-            "name another script with --airflow, or say --airflow-version"
-        )
-    if _version(version) < (1, 10):
-        raise Failure(f"Airflow {version} at {executable} is older than 1.10: upgrade it")
-    best = "import" if _version(version) >= (2, 6) else "delete-add"
-    if (method, best) == ("import", "delete-add"):
-        raise UsageError(f"method import needs Airflow 2.6 or later; {executable} is {version}")
-    method = best if method == "auto" else method
-    return Airflow(command, timeout, executable, version, here["home"], method)
+_CURES = {
+    "value too long|Data too long": "its password column is too short for ECR's tokens (AIRFLOW-3014), widen "
+    "it: ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000) (MySQL: ALTER TABLE connection "
+    "MODIFY password VARCHAR(5000))",
+    "Found more than one connection": "delete all of them in the UI, under Admin, Connections",
+    "Connection not found": "let ecr-airflow-sync write it, or create it",
+    "Keyring backend|Not authenticated|Invalid JWT|Token Expired": "log in: airflowctl auth login --api-url "
+    "https://… --skip-keyring, with a new AIRFLOW_CLI_TOKEN",
+}
 
 
-def _version(text: str) -> tuple[int, ...]:
+def parse_version(text: str) -> tuple[int, ...]:
     """The leading number of a version, also of 2.9.3+astro.1 and 3.0.0rc1."""
     number = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,9}))?", text)
     if not number:
         raise UsageError(f"Airflow version {text!r} is not of the form X.Y.Z")
     return tuple(int(part or 0) for part in number.groups())
-
-
-def _write(airflow: Airflow, connections: Connections) -> dict[str, str]:
-    """Write all in one Airflow start; returns why, for each that was not written.
-
-    What an error stopped is tried once more, each by itself: two first imports may
-    collide, and what is wrong with one connection must not stop the others.
-    """
-    singly = [{conn_id: fields} for conn_id, fields in connections.items()]
-    failed = _attempt(airflow, [connections] if airflow.method == "import" else singly)
-    again = [conn_id for conn_id, answer in failed.items() if answer.exit]
-    if again:
-        kept = {conn_id: answer for conn_id, answer in failed.items() if not answer.exit}
-        failed = {**kept, **_attempt(airflow, [{i: connections[i]} for i in again])}
-    hidden = [fields["password"] for fields in connections.values()]
-    return {i: _reason(i, answer, airflow.home, hidden) for i, answer in failed.items()}
-
-
-def _attempt(airflow: Airflow, batches: Sequence[Connections]) -> dict[str, Answer]:
-    """The answer that tells why, for each connection that was not written."""
-    commands = [_commands(airflow, batch) for batch in batches]
-    flat = [command for several in commands for command in several]
-    try:
-        _, answers = _converse(airflow.command, flat, airflow.timeout)
-    except Failure as failure:
-        answers = [Answer(None, str(failure))] * len(flat)
-    if log.isEnabledFor(logging.DEBUG):
-        hidden = [fields["password"] for batch in batches for fields in batch.values()]
-        for answer in answers:
-            log.debug("%s", _mask(answer.stdout + answer.stderr, hidden).strip())
-    failed, rest = {}, iter(answers)
-    for batch, several in zip(batches, commands):
-        told = [next(rest) for _ in several]
-        bad = {conn_id: _bad_answer(conn_id, told) for conn_id in batch}
-        failed.update({conn_id: answer for conn_id, answer in bad.items() if answer})
-    return failed
-
-
-def _commands(airflow: Airflow, connections: Connections) -> list[dict[str, Any]]:
-    """What is to be said to an Airflow of that age. A new syntax goes here."""
-    if airflow.method == "import":
-        argv = ["connections", "import", "--overwrite"]
-        return [{"argv": argv, "connections": connections}]
-    version, commands = _version(airflow.version), []
-    for conn_id, fields in connections.items():
-        if version >= (1, 10, 14):  # from here on the audit log masks --conn-password
-            delete, add, prefix = ["delete", conn_id], ["add", conn_id], "--conn-"
-        else:
-            name = f"--conn_id={conn_id}"
-            delete, add, prefix = ["--delete", name], ["--add", name], "--conn_"
-        for name, value in fields.items():
-            if name != "description" or version >= (2, 0):
-                add.append(f"{prefix}{name.replace('conn_', '')}={value}")
-        commands += [{"argv": ["connections", *delete]}, {"argv": ["connections", *add]}]
-    return commands
-
-
-# --- answers: what Airflow says -------------------------------------------------------
-
-
-def _bad_answer(conn_id: str, answers: Sequence[Answer]) -> Answer | None:
-    """The answer that tells why this connection was not written, None if it was."""
-    name = re.escape(conn_id)
-    delete, add = answers[0], answers[-1]
-    if len(answers) == 1:
-        imported = re.search(rf"Imported connection {name}\s*$", add.stdout, re.MULTILINE)
-        return None if imported else add
-    gone = rf"(Successfully deleted|Did not find a)( connection with)? `conn_id`={name}\s*$"
-    if not re.search(gone, delete.stdout + delete.stderr, re.MULTILINE):
-        return delete
-    if add.exit == 0 and re.search(rf"Successfully added `conn_id`={name}(\s|$)", add.stdout):
-        return None
-    # Another host was quicker, and what it wrote is as fresh.
-    overtaken = re.search(rf"with `conn_id`={name} already exists", add.stdout + add.stderr)
-    return None if overtaken else add
-
-
-def _reason(conn_id: str, answer: Answer, home: str, hidden: Iterable[str]) -> str:
-    """The one line of the answer that says most, and what to do where that is known."""
-    said = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
-    about = [line for line in said if conn_id in line]
-    lines = answer.error.strip().splitlines()[:1] or about[-1:] or said[-1:] or ["it said nothing"]
-    line = _mask(lines[0].strip(), hidden)[:500]
-    if answer.exit is not None:
-        line = f"Airflow (AIRFLOW_HOME {home}, exit status {answer.exit}): {line}"
-    if re.search("value too long|Data too long", line):
-        line += (
-            "; its password column is too short for ECR's tokens (AIRFLOW-3014), widen it: "
-            "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000) "
-            "(MySQL: ALTER TABLE connection MODIFY password VARCHAR(5000))"
-        )
-    if "Found more than one connection" in line:
-        line += "; delete all of them in the UI, under Admin, Connections"
-    return line
 
 
 def _mask(text: str, hidden: Iterable[str] = ()) -> str:
@@ -605,212 +775,221 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
     return re.sub(r"[\w+=-]{60,}", "***", text)  # no slash: paths and ARNs are to be read
 
 
-# --- the door: the only way to Airflow ------------------------------------------------
+# --- the check: would DockerOperator succeed now? ---------------------------------------------------
+def _check(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
+    """Read each connection as a task would, and log in to its registry with what it holds."""
+    if any("{" in target.conn_id for target in targets):
+        raise UsageError("--check does not ask AWS: give the regions and registries of the conn id")
+    found = airflow.read([target.conn_id for target in targets])
+    judged = [_judge(target, found[target.conn_id], airflow.shadows) for target in targets]
+    with ThreadPoolExecutor(len(judged)) as pool:
+        return list(pool.map(_log_in, judged))
 
 
-def _converse(
-    command: str, commands: Sequence[Mapping[str, Any]], timeout: float
-) -> tuple[dict[str, Any], list[Answer]]:
-    """Start the interpreter behind the airflow script once, and run ``commands`` in it.
-
-    Returns what DOOR tells of itself, and an answer to each command.
-    Raises Failure where no interpreter answers.
-    """
-    *prefix, script = shlex.split(command)
-    marker = secrets.token_hex(16)
-    request = {"marker": marker, "commands": commands}
-    status, stdout, stderr = _run(
-        [*prefix, "sh", "-c", FIND_PYTHON, script, BOOTSTRAP],
-        "".join(json.dumps(line) + "\n" for line in (DOOR, request)),
-        timeout,
-    )
-    out = [piece.partition("\n") for piece in stdout.split(marker + "1")[1:]]
-    err = [piece.partition("\n") for piece in stderr.split(marker + "2")[1:]]
-    last = (err[-1][2] if err else stderr).strip().splitlines()[-1:] or ["it said nothing"]
-    end = f"{command}: {last[0]} (exit status {status})"
-    if status is None:
-        end = f"{command}: killed after {timeout:g} s without an end; see --timeout"
-    if not out:
-        raise Failure(_mask(end))
-    err += [("", "", "")] * (len(out) - len(err))  # a prefix may merge the streams, or drop one
-    answers = [
-        Answer(**json.loads(facts), stdout=stdout, stderr=stderr)
-        for (facts, _, _), (_, _, stdout), (_, _, stderr) in zip(out[1:], out, err)
-    ]
-    return json.loads(out[0][0]), answers + [Answer(None, end)] * (len(commands) - len(answers))
+def _judge(target: Connection, found: Any, shadows: Sequence[str]) -> Connection:
+    """What is wrong with a connection as tasks find it, as far as it alone tells."""
+    if isinstance(found, str):
+        return replace(target, status="missing" if "not found" in found else "failed", error=found)
+    host, login, password = (found[key] or "" for key in ("host", "login", "password"))
+    target = replace(target, host=host, login=login, password=password)
+    if not found["id"]:  # only the database has ids
+        source = _variable(target) if _variable(target) in shadows else "a secrets backend"
+        why = f"{source} answers instead of the database, so what is synced is never read"
+        return replace(target, status="shadowed", error=why)
+    wanted = _fill(target, target.host_template or "{registry}.dkr.ecr.{region}.*")
+    pattern = re.sub(r"\\\{\w+\\\}", r"[\\w-]+", re.escape(wanted)).replace(r"\*", _PARTITIONS)
+    if not re.fullmatch(pattern, host) or found["port"]:
+        port = f":{found['port']}" if found["port"] else ""
+        why = f"its host is {host or 'empty'}{port}, where images are at {wanted}"
+        return replace(target, status="wrong host", error=why)
+    return target
 
 
-def _run(argv: Sequence[str], stdin: str, timeout: float) -> tuple[int | None, str, str]:
-    """Exit status (None if it had to be killed), stdout and stderr of a process."""
+_PARTITIONS = r"(amazonaws\.(com|com\.cn|eu)|s?c2s\.(ic|sgov)\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+
+
+def _variable(target: Connection) -> str:
+    return f"AIRFLOW_CONN_{target.conn_id.upper()}"
+
+
+def _log_in(target: Connection) -> Connection:
+    """Log in as Docker does, over TLS. No redirect is followed: it would get the token."""
+    from http.client import HTTPException
+    from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request
+
+    if target.error:
+        return target
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), HTTPSHandler()):
+        opener.add_handler(handler)
+    path = f"token/?service={PUBLIC_HOST}" if target.registry == PUBLIC else "v2/"
+    login = base64.b64encode(f"{target.login}:{target.password}".encode()).decode()
+    request = Request(f"https://{target.host}/{path}", headers={"Authorization": f"Basic {login}"})
     try:
-        # A session of its own, so that it and its children can be ended as one group.
-        process = Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True)
-    except OSError as error:
-        raise Failure(f"cannot run {argv[0]}: {error.strerror}; check --airflow, PATH") from None
-    status = None
+        answer: Any = opener.open(request, timeout=10)
+    except (OSError, HTTPException) as error:
+        why = f"{target.host} cannot be reached: {getattr(error, 'reason', error)}; {_NETWORK}"
+        return replace(target, status="unreachable", error=why)
+    target = replace(target, expires_at=_expiry(str(target.password)))
+    if answer.status == 200:
+        return replace(target, status="fine")
+    until = f"; its token is valid until {target.expires_at:{_UTC}}" if target.expires_at else ""
+    refused = answer.status in (400, 401, 403)  # as ECR refuses a wrong or expired token
+    step = "sync again, and see whether the timer runs" if refused else _LATER
+    why = f"{target.host} answered {answer.status} {answer.reason}{until}; {step}"
+    return replace(target, status="refused" if refused else "unreachable", error=why)
+
+
+def _expiry(password: str) -> datetime | None:
+    """Until when a token is valid, where it tells: ECR's are base64 of JSON."""
     try:
-        stdout, stderr = process.communicate(stdin.encode(), timeout)
-        status = process.returncode
-    except TimeoutExpired:
-        stdout, stderr = _end(process)
-    except BaseException:  # Ctrl-C, and SIGTERM as main takes it
-        _end(process)
-        raise
-    return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+        expiration = json.loads(base64.b64decode(password))["expiration"]
+        return datetime.fromtimestamp(expiration, timezone.utc)
+    except Exception:  # noqa: BLE001 - it is no token of ECR's
+        return None
 
 
-def _end(process: Popen[bytes]) -> tuple[bytes, bytes]:
-    """End a process with all its children, and return what they had said."""
-    said = (b"", b"")
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signal_number)
-        except OSError:
-            pass  # gone, or another user's
-        try:
-            return process.communicate(timeout=GRACE)
-        except TimeoutExpired as expired:
-            said = (expired.stdout or b"", expired.stderr or b"")
-    return said
-
-
-# --- the whole ------------------------------------------------------------------------
-
-
+# --- the whole ----------------------------------------------------------------------------------------
 def sync(
     regions: Sequence[str] = (),
     registries: Sequence[str] = (),
-    conn_id: str = "docker_default",
+    conn_id: str | None = None,
     *,
+    config: str | None = None,
     profile: str | None = None,
-    conn_extra: Extra = None,
+    role_arn: str | None = None,
+    external_id: str | None = None,
+    aws_conn_id: str | None = None,
+    host: str | None = None,
+    conn_extra: Mapping[str, Any] | str | None = None,
     airflow: str = "airflow",
     airflow_version: str | None = None,
     method: str = "auto",
     timeout: float = 120,
     dry_run: bool = False,
+    check: bool = False,
     renew_before: float | None = None,
     force: bool = False,
 ) -> Report:
     """Fetch a token for each registry in each region, and have Airflow hold them.
 
-    The arguments are the command's options (``ecr-airflow-sync --help``), with ``timeout``
-    and ``renew_before`` in seconds. Progress goes to the logger ``ecr_airflow_sync``.
-
-    Raises UsageError for what cannot be done as asked, before any call to AWS;
-    SyncError at the end, with the report, if a connection could not be written.
+    The arguments are the command's options (``ecr-airflow-sync --help``), with ``timeout`` and ``renew_before``
+    in seconds. Progress goes to the logger ``ecr_airflow_sync``. Raises UsageError for what cannot be done as
+    asked; SyncError at the end, with the report, if a connection is not as it should be.
     """
-    _check(airflow, airflow_version, method, conn_extra, timeout)
-    targets = _targets(regions or ("",), registries, conn_id)
-    keys = [_state_key(target, airflow, profile, conn_extra) for target in targets]
-    state = {} if renew_before is None or force else _read_state()
-    fresh = [_fresh(state.get(key), renew_before or 0) for key in keys]
-    due = [target for target, outcome in zip(targets, fresh) if not outcome]
-    find = partial(_find_airflow, airflow, airflow_version, method, timeout)
-    found, renewed = _renew(due, profile, find, conn_extra, dry_run) if due else (None, [])
-    report = Report(found, tuple(outcome or renewed.pop(0) for outcome in fresh))
-    if due and renew_before is not None and not dry_run:
-        _remember(dict(zip(keys, report.connections)))
-    problems = _problems(report)
-    if problems:
-        raise SyncError("\n".join(problems), report)
+    if config and (regions or registries or conn_id is not None):
+        raise UsageError("with --config, regions, registries and connection ids stand in the file")
+    extra = conn_extra if isinstance(conn_extra, str) else json.dumps(conn_extra) if conn_extra else None
+    identity = Identity(profile, role_arn, external_id, aws_conn_id)
+    conn_id_asked = "docker_default" if conn_id is None else conn_id
+    common = Connection(conn_id_asked, identity=identity, host_template=host, extra=extra)
+    targets = _configured(config, common) if config else _targets(regions, registries, common)
+    how = _how(How(airflow, airflow_version, method, timeout, dry_run, check))
+    report = _report(targets, how, None if check else renew_before, force)
+    if _problems(report):
+        raise SyncError("\n".join(_problems(report)), report)
     return report
 
 
-def _renew(
-    targets: Sequence[Target], profile: str | None, find: partial[Airflow], extra: Extra, dry: bool
-) -> tuple[Airflow | None, list[Outcome]]:
+def _how(how: How) -> How:
+    """Refuse what cannot be meant, before anything is asked of anybody."""
+    try:
+        words = shlex.split(how.airflow)
+    except ValueError as error:
+        raise UsageError(f"airflow command {how.airflow!r}: {error}") from None
+    if not words:
+        raise UsageError("the airflow command is empty")
+    if how.version and parse_version(how.version) < (1, 10) and "ctl" not in words[-1]:
+        raise UsageError(f"Airflow {how.version} is older than 1.10, the oldest supported")
+    if how.method not in METHODS:
+        raise UsageError(f"method {how.method!r} is none of {', '.join(METHODS)}")
+    if not 0 < how.timeout < threading.TIMEOUT_MAX:
+        raise UsageError(f"timeout {how.timeout:g} is not a positive number of seconds")
+    return how
+
+
+def _report(targets: Sequence[Connection], how: How, renew_before: float | None, force: bool) -> Report:
+    state = {} if renew_before is None or force else _read_state()
+    keys = [_state_key(target, how.airflow) for target in targets]
+    known = [_fresh(t, state.get(key), renew_before or 0) for t, key in zip(targets, keys)]
+    due = [target for target in known if target.status != "fresh"]
+    airflow, renewed = _renew(due, how) if due else (None, [])
+    told = [t if t.status == "fresh" else renewed.pop(0) for t in known]
+    if due and renew_before is not None and not how.dry_run:
+        _remember(dict(zip(keys, told)))
+    # Neither tokens nor credentials are for the caller.
+    told = [replace(t, identity=asked.identity, password=None) for t, asked in zip(told, targets)]
+    return Report(airflow, tuple(told))
+
+
+def _renew(targets: list[Connection], how: How) -> tuple[Airflow | None, list[Connection]]:
     """Fetch all tokens first; what could not be fetched leaves its connection as it is."""
-    found = None
+    airflow = None
     # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
     threading.Thread(target=import_module, args=("boto3",), daemon=True).start()
     try:
-        found = find()
-        session = _session(profile)
-        targets = _with_region(session, targets)
-        log.info("Asking ECR for %d token(s) ...", len(targets))
-        granted = _authorize(session, targets)
+        with Airflow(how.airflow, how.timeout, how.version, how.method) as airflow:
+            if how.check:
+                return airflow, _check(airflow, targets)
+            targets = _identified(airflow, targets)
+            log.info("Asking ECR for %d token(s) ...", len(targets))
+            targets = _authorize(targets)
+            return airflow, targets if how.dry_run else _written(airflow, targets)
     except Failure as failure:
-        granted = dict.fromkeys(targets, failure)
-    outcomes = [_outcome(target, grant) for target, grant in granted.items()]
-    connections = {
-        outcome.conn_id: _fields(grant, extra)
-        for outcome, grant in zip(outcomes, granted.values())
-        if isinstance(grant, Authorization)
-    }
-    if found and connections and not dry:
-        log.info("Airflow %s is writing %d connection(s) ...", found.version, len(connections))
-        errors = _write(found, connections)
-        outcomes = [_done(outcome, errors) for outcome in outcomes]
-    return found, outcomes
+        return airflow, [replace(target, error=str(failure)) for target in targets]
 
 
-def _check(airflow: str, version: str | None, method: str, extra: Extra, timeout: float) -> None:
-    """Refuse what cannot be meant, before anything is asked of anybody."""
-    try:
-        words = shlex.split(airflow)
-    except ValueError as error:
-        raise UsageError(f"airflow command {airflow!r}: {error}") from None
-    if not words:
-        raise UsageError("the airflow command is empty")
-    if version and _version(version) < (1, 10):
-        raise UsageError(f"Airflow {version} is older than 1.10, the oldest supported")
-    if method not in METHODS:
-        raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
-    if str((extra or {}).get("reauth", True)).lower() in ("false", "no", "0"):
-        raise UsageError("conn extra has reauth false: DockerOperator would not log in to ECR")
-    if not 0 < timeout < threading.TIMEOUT_MAX:
-        raise UsageError(f"timeout {timeout:g} is not a positive number of seconds")
+def _identified(airflow: Airflow, targets: list[Connection]) -> list[Connection]:
+    """The targets, each identity with what its aws_conn_id holds."""
+    ids = [target.identity.aws_conn_id for target in targets]
+    found = airflow.read(filter(None, ids)) if any(ids) else {}
+    identified = []
+    for target in targets:
+        who, held = target.identity, found.get(str(target.identity.aws_conn_id), {})
+        if isinstance(held, str):
+            identified.append(replace(target, error=f"aws_conn_id {who.aws_conn_id}: {held}"))
+        else:
+            keys = {key: held.get(key) for key in ("login", "password")}
+            who = replace(who, held=json.dumps({**(held.get("extra_dejson") or {}), **keys}))
+            identified.append(replace(target, identity=who))
+    return identified
 
 
-def _outcome(target: Target, granted: Authorization | Failure) -> Outcome:
-    """What is to become of a connection, as far as ECR is concerned."""
-    if isinstance(granted, Failure):
-        return Outcome(target.conn_id, target.registry, target.region, error=str(granted))
-    conn_id, expires_at = _fill(target.conn_id, granted.registry, target.region), granted.expires_at
-    if expires_at.timestamp() - time.time() < 3600:
-        until = f"{expires_at:{_UTC}}"
-        log.warning(
-            "%s: its token is valid until %s only; is this host's clock right?", conn_id, until
-        )
-    return Outcome(conn_id, granted.registry, target.region, granted.host, expires_at, "planned")
+def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
+    fields = {target.conn_id: _fields(target) for target in targets if not target.error}
+    if fields:
+        log.info("Airflow %s is writing %d connection(s) ...", airflow.version, len(fields))
+    errors = airflow.write(fields) if fields else {}
+    for target in targets:
+        if target.expires_at and target.expires_at.timestamp() - time.time() < 3600:
+            warning = "%s: its token is valid until %s only; is this host's clock right?"
+            log.warning(warning, target.conn_id, f"{target.expires_at:{_UTC}}")
+        if _variable(target) in airflow.shadows:
+            log.warning("%s: tasks read the variable %s instead; unset it", target.conn_id, _variable(target))
+    told = [replace(target, error=errors.get(target.conn_id, target.error)) for target in targets]
+    return [replace(t, expires_at=None, status="failed") if t.error else replace(t, status="written") for t in told]
 
 
-def _done(outcome: Outcome, errors: Mapping[str, str]) -> Outcome:
-    error = errors.get(outcome.conn_id)
-    if error:
-        return replace(outcome, expires_at=None, status="failed", error=error)
-    return outcome if outcome.error else replace(outcome, status="written")
-
-
-def _fields(granted: Authorization, extra: Extra) -> dict[str, str]:
+def _fields(target: Connection) -> dict[str, str]:
     """A connection of type docker, by the keys of Airflow's import file."""
-    until = f"{granted.expires_at:{_UTC}}"
-    fields = {
-        "conn_type": "docker",
-        "host": granted.host,
-        "login": granted.login,
-        "password": granted.password,
-        "description": f"ECR token valid until {until}, written by ecr-airflow-sync",
-    }
-    return {**fields, "extra": json.dumps(extra)} if extra else fields
+    until = f"{target.expires_at:{_UTC}}"
+    fields = {"conn_type": "docker", "host": target.host, "login": target.login, "password": target.password}
+    fields["description"] = f"ECR token valid until {until}, written by ecr-airflow-sync"
+    return {key: str(value) for key, value in {**fields, "extra": target.extra}.items() if value}
 
 
-# --- the state: what this host last wrote, for --renew-before ---------------------------
-
-
+# --- the state: what this host last wrote, for --renew-before --------------------------------------------
 def _state_file() -> str:
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
     return os.path.join(folder.split(":")[0], "written.json")  # a unit may have several
 
 
-def _state_key(target: Target, airflow: str, profile: str | None, extra: Extra) -> str:
+def _state_key(target: Connection, airflow: str) -> str:
     """Changes with all that the connection, or where it is written, depends on."""
     names = "AIRFLOW_HOME|HOME|AWS_PROFILE|AWS_(DEFAULT_)?REGION|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
     environment = sorted(e for e in os.environ.items() if re.fullmatch(names, e[0]))
-    executable = shutil.which(shlex.split(airflow)[-1])
-    depends_on = [astuple(target), airflow, executable, profile, extra or None, environment]
+    depends_on = [asdict(target), airflow, shutil.which(shlex.split(airflow)[-1]), environment]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
 
@@ -823,29 +1002,28 @@ def _read_state() -> dict[str, object]:
         return {}
 
 
-def _fresh(entry: Any, renew_before: float) -> Outcome | None:
-    """What was written, if it has so long to live. A clock set back ends all trust."""
+def _fresh(target: Connection, entry: Any, renew_before: float) -> Connection:
+    """The target as it was written, if it has so long to live. A clock set back ends all trust."""
     try:
         written_at, expires_at, *facts = entry
         if written_at <= time.time() <= expires_at - renew_before:
-            conn_id, registry, region, host = map(str, facts)
             expiry = datetime.fromtimestamp(expires_at, timezone.utc)
-            return Outcome(conn_id, registry, region, host, expiry, "fresh")
+            conn_id, registry, region, host = map(str, facts)
+            known = replace(target, conn_id=conn_id, registry=registry, region=region, host=host)
+            return replace(known, expires_at=expiry, status="fresh")
     except (OSError, ValueError, TypeError, OverflowError):
         pass
-    return None
+    return target
 
 
-def _remember(outcomes: Mapping[str, Outcome]) -> None:
+def _remember(written: Mapping[str, Connection]) -> None:
     """Replace the state in one step. It holds no secret."""
-    state = {key: entry for key, entry in _read_state().items() if _fresh(entry, 0)}
-    for key, o in outcomes.items():
-        if o.status == "written" and o.expires_at:
-            times = [time.time(), o.expires_at.timestamp()]
-            state[key] = [*times, o.conn_id, o.registry, o.region, o.host]
-        elif o.status == "failed":
+    state, path = _read_state(), _state_file()
+    for key, c in written.items():
+        if c.status == "written" and c.expires_at:
+            state[key] = [time.time(), c.expires_at.timestamp(), c.conn_id, c.registry, c.region, c.host]
+        elif c.status == "failed":
             state.pop(key, None)
-    path = _state_file()
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as aside:
@@ -857,9 +1035,7 @@ def _remember(outcomes: Mapping[str, Outcome]) -> None:
         log.error("state %s: %s; until it can be kept, each run writes", path, error.strerror)
 
 
-# --- the metrics: what Prometheus is told ---------------------------------------------
-
-
+# --- the metrics: what Prometheus is told -----------------------------------------------------------------
 _METRICS = {
     "success": "Whether the connection was fresh after the last run.",
     "last_run_timestamp_seconds": "When the last run ended.",
@@ -877,19 +1053,17 @@ def _write_metrics(path: str, report: Report, seconds: float) -> None:
     gauge("build_info", "What ran.", ["version"]).labels(__version__).set(1)
     gauge("duration_seconds", "How long the last run took.").set(seconds)
     gauges = {name: gauge(name, text, ["conn_id"]) for name, text in _METRICS.items()}
-    for outcome in report.connections:
+    for told in report.connections:
         # Where ECR failed, {registry} is not filled in: those meant are those of earlier runs.
-        meant = re.sub(r"\\\{\w+\\\}", ".+", re.escape(outcome.conn_id))
-        known = {conn_id for _, conn_id in values if re.fullmatch(meant, conn_id)}
-        for conn_id in known or {outcome.conn_id}:
-            values["success", conn_id] = float(not outcome.error)
-            values["last_run_timestamp_seconds", conn_id] = now
-            if outcome.expires_at:  # it is written, or fresh
-                values["last_success_timestamp_seconds", conn_id] = now
-                values["token_expiry_timestamp_seconds", conn_id] = outcome.expires_at.timestamp()
+        meant = re.sub(r"\\\{\w+\\\}", ".+", re.escape(told.conn_id))
+        for conn_id in {c for _, c in values if re.fullmatch(meant, c)} or {told.conn_id}:
+            news = {"success": float(not told.error), "last_run_timestamp_seconds": now}
+            if told.expires_at:  # it is written, or fresh
+                news["last_success_timestamp_seconds"] = now
+                news["token_expiry_timestamp_seconds"] = told.expires_at.timestamp()
             for name, of_connection in gauges.items():
-                if (name, conn_id) in values:
-                    of_connection.labels(conn_id).set(values[name, conn_id])
+                if name in news or (name, conn_id) in values:
+                    of_connection.labels(conn_id).set(news.get(name, values.get((name, conn_id), 0)))
     umask = os.umask(0o022)  # node_exporter runs as another user
     try:
         write_to_textfile(path, registry)
@@ -904,65 +1078,55 @@ def _read_metrics(path: str) -> dict[tuple[str, str], float]:
     line = r'^ecr_airflow_sync_(\w+)\{conn_id="([\w.-]+)"\} ([0-9.e+]+)$'
     try:
         with open(path, encoding="utf-8") as file:
-            found = re.findall(line, file.read(), re.MULTILINE)
-            return {(name, conn_id): float(value) for name, conn_id, value in found}
+            return {(name, i): float(value) for name, i, value in re.findall(line, file.read(), re.MULTILINE)}
     except (OSError, ValueError):
         return {}
 
 
-# --- the report: what the user is told ------------------------------------------------
-
+# --- the report: what the user is told ----------------------------------------------------------------------
 _UTC = "%Y-%m-%d %H:%M UTC"
 
 
 def _problems(report: Report) -> list[str]:
     """A line for each reason, with all the connections that it struck."""
     struck: dict[str, list[str]] = {}
-    for outcome in report.connections:
-        if outcome.error:
-            struck.setdefault(outcome.error, []).append(outcome.conn_id)
+    for c in report.connections:
+        if c.error:
+            struck.setdefault(c.error, []).append(c.conn_id)
     return [f"{', '.join(conn_ids)}: {error}" for error, conn_ids in struck.items()]
 
 
 def _text(report: Report) -> str:
-    lines = []
-    if report.airflow:
-        a = report.airflow
-        lines.append(f"Airflow {a.version}, {a.executable}, AIRFLOW_HOME {a.home}, {a.method}")
-    elif all(outcome.status == "fresh" for outcome in report.connections):
+    a, told, lines = report.airflow, report.connections, []
+    if a:
+        lines.append(f"Airflow {a.version}, {a.executable}, {a.place}, {a.method}")
+    elif all(c.status == "fresh" for c in told):
         lines.append("Nothing is due, so Airflow was left alone.")
-    width = max(len(outcome.conn_id) for outcome in report.connections)
-    for outcome in report.connections:
-        line = f"{outcome.conn_id:{width}}  {outcome.status:7}"
-        if outcome.expires_at:
-            seconds = (outcome.expires_at - datetime.now(timezone.utc)).total_seconds()
-            minutes = round(seconds / 60)
-            left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
-            line += f"  {outcome.host}, valid for {left}, until {outcome.expires_at:{_UTC}}"
-        lines.append(line.rstrip())
+    width = max(len(c.conn_id) for c in told)
+    for c in told:
+        where = f"  {c.host}{_left(c.expires_at)}" if not c.error else ""
+        lines.append(f"{c.conn_id:{width}}  {c.status:7}{where}".rstrip())
     return "\n".join(lines).encode("utf-8", "replace").decode()  # a path may be no UTF-8
 
 
+def _left(expires_at: datetime | None) -> str:
+    if not expires_at:
+        return ""
+    minutes = round((expires_at - datetime.now(timezone.utc)).total_seconds() / 60)
+    left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
+    return f", valid for {left}, until {expires_at:{_UTC}}"
+
+
 def _json(report: Report) -> str:
-    keys = ("executable", "version", "method")
-    airflow = {key: getattr(report.airflow, key, None) for key in keys}
-    document = {"airflow": airflow, "connections": [asdict(o) for o in report.connections]}
+    keys = ("conn_id", "registry", "region", "host", "expires_at", "status", "error")
+    document = {
+        "airflow": {key: getattr(report.airflow, key, None) for key in ("executable", "version", "method")},
+        "connections": [{key: getattr(c, key) for key in keys} for c in report.connections],
+    }
     return json.dumps(document, indent=2, default="{:%Y-%m-%dT%H:%M:%SZ}".format)
 
 
-# --- the command ----------------------------------------------------------------------
-
-
-def _json_object(_context: object, _parameter: object, text: str | None) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text) if text else {}
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise click.BadParameter('not a JSON object, such as \'{"email": "me@example.com"}\'')
-    return value
-
-
+# --- the command --------------------------------------------------------------------------------------------
 def _seconds(_context: object, _parameter: object, text: str | None) -> float | None:
     if not text:
         return None
@@ -991,63 +1155,34 @@ def _log_to_stderr(quiet: bool, verbose: bool) -> None:
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else progress)
 
 
-@click.command(
-    context_settings={
-        "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
-        "help_option_names": ["--help", "-h"],
-        "show_default": True,
-    }
-)
-@click.option(
-    "-r",
-    "--region",
-    multiple=True,
-    metavar="REGION",
-    help="AWS region; repeatable.  [AWS_REGION, or boto3's]",
-)
-@click.option(
-    "--registry", multiple=True, metavar="ACCOUNT_ID", help="Registry id; repeatable.  [your own]"
-)
-@click.option(
-    "--conn-id",
-    metavar="TEMPLATE",
-    default="docker_default",
-    help="Connection id; may hold {registry} and {region}.",
-)
-@click.option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
-@click.option("--conn-extra", metavar="JSON", callback=_json_object, help="The connection's extra.")
-@click.option(
-    "--airflow",
-    metavar="COMMAND",
-    default="airflow",
-    help="The airflow script, or a command line that ends in it.",
-)
-@click.option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
-@click.option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
-@click.option("--timeout", metavar="SECONDS", default=120.0, help="For one Airflow process.")
-@click.option(
-    "--splay",
-    metavar="SECONDS",
-    type=click.IntRange(0, 86400),
-    default=0,
-    help="Wait a random time of at most that; not in a terminal.",
-)
-@click.option(
-    "--renew-before",
-    metavar="DURATION",
-    callback=_seconds,
-    help="Write only what has less than that to live: 6h, 90m.",
-)
-@click.option("--force", is_flag=True, help="Write all, whatever --renew-before says.")
-@click.option(
-    "--metrics-file",
-    metavar="PATH",
-    help="For node_exporter's textfile collector; needs the extra [metrics].",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
-@click.option("--json", is_flag=True, help="The report as one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Errors only, for cron.")
-@click.option("-v", "--verbose", is_flag=True, help="Also what Airflow prints, secrets masked.")
+_CONTEXT = {"auto_envvar_prefix": "ECR_AIRFLOW_SYNC", "help_option_names": ["--help", "-h"], "show_default": True}
+_option, _flag = click.option, partial(click.option, is_flag=True)
+
+
+@click.command(context_settings=_CONTEXT)
+@_option("-r", "--region", metavar="REGION", multiple=True, help="AWS region; repeatable.  [AWS_REGION, or boto3's]")
+@_option("--registry", metavar="ID", multiple=True, help="Account id, or public; repeatable.  [your own]")
+@_option("--conn-id", metavar="TEMPLATE", help="May hold {registry} and {region}.  [docker_default]")
+@_option("--config", metavar="FILE", help="A section for each connection, where they differ.")
+@_option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
+@_option("--role-arn", metavar="ARN", help="A role to assume.")
+@_option("--external-id", metavar="ID", help="What the role's trust policy may ask for.")
+@_option("--aws-conn-id", metavar="ID", help="An Airflow connection that holds AWS credentials.")
+@_option("--host", metavar="TEMPLATE", help="The host in image names, where it is not ECR's plain one.")
+@_option("--conn-extra", metavar="JSON", help="The connection's extra.")
+@_option("--airflow", metavar="COMMAND", default="airflow", help="The script, or a command line that ends in it.")
+@_option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
+@_option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
+@_option("--timeout", metavar="SECONDS", default=120.0, help="For Airflow to answer.")
+@_option("--splay", metavar="SECONDS", type=click.IntRange(0, 86400), default=0, help="Wait for a random part of it.")
+@_option("--renew-before", metavar="DURATION", callback=_seconds, help="Write only what has less to live: 6h, 90m.")
+@_flag("--force", help="Write all, whatever --renew-before says.")
+@_option("--metrics-file", metavar="PATH", help="For node_exporter's textfile collector; needs the extra [metrics].")
+@_flag("--check", help="Say whether DockerOperator could log in now; write nothing.")
+@_flag("--dry-run", help="Say what would be written; write nothing.")
+@_flag("--json", help="The report as one JSON document on stdout.")
+@_flag("-q", "--quiet", help="Errors only, for cron.")
+@_flag("-v", "--verbose", help="Also what Airflow prints, secrets masked.")
 @click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
 def main(**options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
@@ -1069,11 +1204,9 @@ def main(**options: Any) -> None:
     began, problems = time.monotonic(), ""
     try:
         report = sync(options.pop("region"), options.pop("registry"), **options)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
     except SyncError as error:
         report, problems = error.report, str(error)
-    if metrics_file and not options["dry_run"]:
+    if metrics_file and not (options["dry_run"] or options["check"]):
         _write_metrics(metrics_file, report, time.monotonic() - began)
     if problems:  # first, because stdout may be gone, as in `| head -1`
         click.echo(problems, err=True)

@@ -4,6 +4,7 @@ Built on first use, with uv, as of the day on which their dependencies fitted (A
 constraint files are not to be had everywhere). The interpreter comes from PATH or pyenv.
 
     python tests/airflows.py 2.11.2           builds one, and prints where it is
+    python tests/airflows.py 0.1.5            the same for airflowctl
     python tests/airflows.py --python 3.8     prints where such a Python is
 """
 
@@ -51,37 +52,49 @@ class Recipe:
     pythons: tuple[str, ...]  # the first that is found
     as_of: str
     requirements: tuple[str, ...]
-    init: tuple[str, ...] = ("db", "migrate")
+    init: tuple[str, ...] = ("db", "migrate")  # none where there is no database
+    package: str = "apache-airflow"
+    script: str = "airflow"
 
 
 DOCKER = "apache-airflow-providers-docker"
 RECIPES = {
-    "1.10.15": Recipe(
-        ("3.8",), "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)
-    ),
+    "1.10.15": Recipe(("3.8",), "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)),
     "2.5.3": Recipe(("3.10", "3.9"), "2023-04-10", (DOCKER,), ("db", "init")),
     "2.11.2": Recipe(("3.11", "3.10", "3.12"), "2026-05-01", ("pydantic<3", DOCKER)),
     "3.3.2": Recipe(("3.12", "3.11", "3.13"), "", ("asyncpg", DOCKER)),
 }
+# The client of Airflow 3's REST API. By its own version, and not among the Airflows.
+AIRFLOWCTL = "0.1.5"
+CLIENT = Recipe(("3.12", "3.11", "3.13"), "2026-11-20", (), (), "apache-airflow-ctl", "airflowctl")
 
 
 def environment(version: str) -> Path:
     """The virtual environment of that Airflow, built if need be."""
-    folder = ENVIRONMENTS / f"airflow-{version}"
-    recipe = RECIPES[version]
+    recipe = _recipe(version)
+    folder = _folder(version)
     with _locked(folder):
         if not (folder / "built").exists():
             shutil.rmtree(folder, ignore_errors=True)
             python = find_python(*recipe.pythons)
             _uv("venv", "--python", python, str(folder))
             as_of = ("--exclude-newer", recipe.as_of) if recipe.as_of else ()
-            wanted = (f"apache-airflow=={version}", "psycopg2-binary", *recipe.requirements)
+            driver = ("psycopg2-binary",) if recipe.init else ()
+            wanted = (f"{recipe.package}=={version}", *driver, *recipe.requirements)
             install = ("pip", "install", "--compile-bytecode", "--python", str(folder))
             _uv(*install, *as_of, *wanted)
-            template = folder / "home"
-            run(version, variables(template), *recipe.init)
+            if recipe.init:
+                run(version, variables(folder / "home"), *recipe.init)
             (folder / "built").touch()
     return folder
+
+
+def _recipe(version: str) -> Recipe:
+    return {**RECIPES, AIRFLOWCTL: CLIENT}[version]
+
+
+def _folder(version: str) -> Path:
+    return ENVIRONMENTS / f"{_recipe(version).script}-{version}"
 
 
 def home(version: str, folder: Path) -> dict[str, str]:
@@ -110,8 +123,8 @@ def on_database(env: dict[str, str], url: str) -> dict[str, str]:
 
 def run(version: str, env: dict[str, str], *arguments: str) -> str:
     """What that Airflow's own command line prints."""
-    folder = ENVIRONMENTS / f"airflow-{version}"
-    return _output([str(folder / "bin/airflow"), *arguments], env)
+    script = _folder(version) / "bin" / _recipe(version).script
+    return _output([str(script), *arguments], env)
 
 
 def connections(version: str, env: dict[str, str], conn_id: str) -> list[dict[str, Any]]:
@@ -151,9 +164,7 @@ def _uv(*arguments: str) -> None:
 def _output(command: list[str], env: dict[str, str]) -> str:
     """Standard output; what the command printed is shown only if it failed."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))}
-    done = subprocess.run(
-        command, env={**inherited, **env}, capture_output=True, text=True, check=False, timeout=600
-    )
+    done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
         done.check_returncode()

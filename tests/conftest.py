@@ -13,7 +13,9 @@ from typing import Callable, Iterator
 
 import airflows
 import pytest
+from api_server import ApiServer, serving
 from ecr_stand_in import EcrStandIn, environment
+from registry_stand_in import RegistryStandIn
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ecr_airflow_sync.py"
@@ -80,13 +82,16 @@ def ecr() -> Iterator[EcrStandIn]:
 def sync(ecr: EcrStandIn, tmp_path: Path) -> Command:
     """The command, with credentials for the stand-in and no Airflow yet."""
     (tmp_path / "tmp").mkdir()
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "TMPDIR": str(tmp_path / "tmp"),
-        **environment(ecr.url),
-    }
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), **environment(ecr.url)}
     return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])
+
+
+@pytest.fixture
+def registry(ecr: EcrStandIn, sync: Command) -> Iterator[RegistryStandIn]:
+    """The registries for which the stand-in gives tokens. The command comes there by proxy."""
+    with RegistryStandIn(ecr) as server:
+        sync.env.update(server.environment())
+        yield server
 
 
 @dataclass
@@ -156,6 +161,17 @@ def real(sync: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
         return airflow
 
     return place
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real API server of Airflow 3, for airflowctl. Its database is one for all tests."""
+    try:
+        airflows.find_python(*airflows.CLIENT.pythons)
+    except airflows.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    with serving(tmp_path_factory.mktemp("api-server")) as server:
+        yield server
 
 
 def processes() -> Iterator[tuple[int, str]]:

@@ -47,6 +47,10 @@ def parse() -> argparse.Namespace:
     add.add_argument("conn_id")
     for name in (*FIELDS, "description") if VERSION >= (2, 0) else FIELDS:
         add.add_argument(f"--conn-{name}")
+    if VERSION >= (2, 0):
+        getting = actions.add_parser("get", allow_abbrev=False)
+        getting.add_argument("conn_id")
+        getting.add_argument("--output", choices=["json"], required=True)
     if VERSION >= (2, 6):
         importing = actions.add_parser("import", allow_abbrev=False)
         importing.add_argument("--overwrite", action="store_true", required=True)
@@ -104,6 +108,24 @@ def import_file(name: str) -> None:
         print(f"Imported connection {conn_id}")
 
 
+def get(conn_id: str) -> None:
+    """As a task finds it: a variable or a secrets backend comes before the database."""
+    fields = load().get(conn_id)
+    variable = os.environ.get(f"AIRFLOW_CONN_{conn_id.upper()}")
+    if fields is None and not variable:
+        raise SystemExit("Connection not found.")
+    fields = json.loads(variable) if variable else fields or {}
+    names = ("conn_type", "host", "login", "password", "port")
+    shown: dict[str, object] = {name: fields.get(name) for name in names}
+    shown["id"] = None if variable or TROUBLE == "backend" else "7"
+    extra = fields.get("extra") or "{}"
+    shown["extra_dejson"] = json.loads(extra) if isinstance(extra, str) else extra
+    print("a warning of no use")
+    print(json.dumps([shown]))
+    if TROUBLE == "get fails late":
+        raise SystemExit("cannot say goodbye")
+
+
 def trouble() -> None:
     """What can go wrong with any command."""
     if TROUBLE.startswith("hang"):
@@ -125,10 +147,12 @@ def trouble() -> None:
 def main() -> None:
     arguments = parse()
     with Path(f"{STORE}.starts").open("a") as log:
-        print(arguments.action, file=log)
+        print(os.getpid(), arguments.action, file=log)
     trouble()
     if arguments.action == "import":
         import_file(arguments.file)
+    elif arguments.action == "get":
+        get(arguments.conn_id)
     elif arguments.action == "delete":
         delete(arguments.conn_id)
     else:

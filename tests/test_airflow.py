@@ -105,14 +105,10 @@ def test_no_database(sync: Command, real: Place, tmp_path: Path, version: str) -
             "'postgresql+psycopg2:airflow:***@127.0.0.1:1/airflow'",
             id="not a URL",
         ),
-        pytest.param(
-            "2.11.2", "AIRFLOW__CORE__FERNET_KEY", "s3cret", "Fernet key must be 32", id="key"
-        ),
+        pytest.param("2.11.2", "AIRFLOW__CORE__FERNET_KEY", "s3cret", "Fernet key must be 32", id="key"),
     ],
 )
-def test_a_wrong_configuration(
-    sync: Command, real: Place, version: str, variable: str, value: str, error: str
-) -> None:
+def test_a_wrong_configuration(sync: Command, real: Place, version: str, variable: str, value: str, error: str) -> None:
     real(version)
     ran = sync("-r", "us-east-1", "-q", **{variable: value})
     assert ran.status == 1

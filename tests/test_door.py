@@ -47,15 +47,11 @@ def test_delete_and_add_on_request(sync: Command, fake: Place, version: str) -> 
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_import_where_there_is_none(
-    sync: Command, fake: Place, ecr: EcrStandIn, version: str
-) -> None:
+def test_import_where_there_is_none(sync: Command, fake: Place, ecr: EcrStandIn, version: str) -> None:
     airflow = fake(version)
     ran = sync("-r", "us-east-1", "--method", "import")
     assert ran.status == 2
-    assert ran.stderr.endswith(
-        f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n"
-    )
+    assert ran.stderr.endswith(f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n")
     assert ecr.calls == []
 
 
@@ -63,9 +59,7 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
     airflow = fake("1.9.0")
     ran = sync("-r", "us-east-1", "-q")
     assert (ran.status, ecr.calls) == (1, [])
-    assert ran.stderr == (
-        f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n"
-    )
+    assert ran.stderr == (f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n")
 
 
 @pytest.mark.parametrize(
@@ -93,23 +87,18 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
             "2.11.2",
             "skip docker_default",
             1,
-            "exit status 0): Could not import connection. The key 'docker_default' has to be "
-            "made of ...",
+            "exit status 0): Could not import connection. The key 'docker_default' has to be made of ...",
             id="exit 0, but skipped",
         ),
         pytest.param("1.10.15", "say nothing", 1, "exit status 0): it said nothing", id="silent"),
-        pytest.param(
-            "2.11.2", "say nothing", 1, "exit status 0): it said nothing", id="silent import"
-        ),
+        pytest.param("2.11.2", "say nothing", 1, "exit status 0): it said nothing", id="silent import"),
         pytest.param("2.11.2", "megabyte", 0, "", id="a megabyte of garbage"),
         pytest.param("1.10.15", "megabyte", 0, "", id="a megabyte of garbage, 1.10"),
         pytest.param("2.11.2", "crash", 1, "it said nothing (exit status -11)", id="crash"),
         pytest.param("2.11.2", "echo", 1, "RuntimeError: cannot parse ", id="shows the token"),
     ],
 )
-def test_answers(
-    sync: Command, fake: Place, version: str, trouble: str, status: int, error: str
-) -> None:
+def test_answers(sync: Command, fake: Place, version: str, trouble: str, status: int, error: str) -> None:
     fake(version, trouble)
     ran = sync("-r", "us-east-1", "-q")
     assert (ran.status, ran.stdout) == (status, "")
@@ -120,9 +109,7 @@ def test_answers(
 
 
 @pytest.mark.parametrize("redirection", ["2>&1", "2>/dev/null"])
-def test_a_prefix_that_merges_or_drops_stderr(
-    sync: Command, fake: Place, tmp_path: Path, redirection: str
-) -> None:
+def test_a_prefix_that_merges_or_drops_stderr(sync: Command, fake: Place, tmp_path: Path, redirection: str) -> None:
     airflow = fake()
     prefix = tmp_path / "prefix"
     prefix.write_text(f'#!/bin/sh\nexec "$@" {redirection}\n')
@@ -168,16 +155,12 @@ def test_a_hanging_airflow_is_killed_with_its_children(
     ran = sync("-r", "us-east-1", "-q", "--timeout", "2")
     assert time.monotonic() - began < 8
     assert ran.status == 1
-    assert ran.stderr == (
-        f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n"
-    )
+    assert ran.stderr == (f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n")
     assert_all_gone(airflow, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_the_child_too(
-    sync: Command, fake: Place, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_signals_end_the_child_too(sync: Command, fake: Place, tmp_path: Path, number: signal.Signals) -> None:
     airflow = fake("2.11.2", "hang")
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: pids(airflow))
@@ -198,9 +181,7 @@ def test_signals_while_ecr_is_slow(sync: Command, fake: Place, ecr: EcrStandIn) 
     assert time.monotonic() - began < 2
 
 
-def test_kill_9_leaves_no_token_behind(
-    sync: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn
-) -> None:
+def test_kill_9_leaves_no_token_behind(sync: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn) -> None:
     airflow = fake("2.11.2", "hang")
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: pids(airflow))
@@ -245,9 +226,7 @@ def shebang(kind: str, python: str) -> str:
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["absolute", "with options", "env", "env -S", "long or with a blank", "relocatable"]
-)
+@pytest.mark.parametrize("kind", ["absolute", "with options", "env", "env -S", "long or with a blank", "relocatable"])
 def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None:
     airflow = fake()
     folder = tmp_path / "an env/bin"
@@ -280,9 +259,7 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_pat
     subprocess.run([*made, str(tmp_path / "was")], check=True)
     (tmp_path / "was").rename(tmp_path / "is")
     script = tmp_path / "is/bin/airflow"
-    script.write_text(
-        shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n"
-    )
+    script.write_text(shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n")
     script.chmod(0o755)
     ran = sync("-r", "us-east-1", "--airflow", str(script), "-q")
     assert ran.stderr == (
@@ -308,9 +285,7 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_pat
          "the airflow script behind it with --airflow (exit status 126)"),
     ],
 )  # fmt: skip
-def test_no_airflow(
-    sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str
-) -> None:
+def test_no_airflow(sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str) -> None:
     wrapper = tmp_path / "wrapper"
     wrapper.write_text('#!/bin/sh\nexec /opt/python3/bin/airflow "$@"\n')
     wrapper.chmod(0o755)
@@ -347,19 +322,12 @@ def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version:
     )
     script.write_text(f"#!{python}\n{script.read_text()}")
     script.chmod(0o755)
-    commands: list[dict[str, object]] = [
-        {"argv": ["fail"]},
-        {"argv": ["exit"]},
-        {"argv": ["ok", "\u00e9"]},
-    ]
-    big = {"a": "x" * 300_000}
-    commands.append({"argv": ["import"], "connections": big})
-    here, answers = ecr_airflow_sync._converse(str(script), commands, 60)
-    assert here["executable"] == str(script)
-    assert [(answer.exit, answer.error.strip()) for answer in answers] == [
-        (1, "ValueError: as asked"),
-        (1, "as told"),
-        (0, ""),
-        (0, ""),
-    ]
-    assert big["a"] in answers[3].stdout
+    with ecr_airflow_sync.Airflow(str(script), 60, "2.11.2", "auto") as airflow:
+        assert airflow.executable == str(script)
+        answers = airflow._run([["fail"], ["exit"], ["ok", "\u00e9"]])
+        big = {"a": {"password": "x" * 300_000}}
+        answers += airflow._run([["import"]], big)
+    assert [answer.exit for answer in answers] == [1, 1, 0, 0]
+    assert answers[0].output.rstrip().endswith("\nValueError: as asked")
+    assert answers[1].output.endswith("\nas told\n")
+    assert big["a"]["password"] in answers[3].output

@@ -45,17 +45,11 @@ def encoded(text: bytes) -> str:
         ),
         pytest.param(
             Fault(code="ThrottlingException", message="Rate exceeded"),
-            f"ECR in us-east-1: ThrottlingException: Rate exceeded; {LATER}; "
-            "spread the hosts over the half hour",
+            f"ECR in us-east-1: ThrottlingException: Rate exceeded; {LATER}; spread the hosts over the half hour",
             5,
             id="throttled",
         ),
-        pytest.param(
-            Fault(status=503, body=b""),
-            f"ECR in us-east-1: 503: Service Unavailable; {LATER}",
-            5,
-            id="503",
-        ),
+        pytest.param(Fault(status=503, body=b""), f"ECR in us-east-1: 503: Service Unavailable; {LATER}", 5, id="503"),
         pytest.param(
             Fault(status=500, code="ServerException", message="no luck"),
             f"ECR in us-east-1: ServerException: no luck; {LATER}",
@@ -77,17 +71,8 @@ def encoded(text: bytes) -> str:
             id="half an answer",
         ),
         *(
-            pytest.param(
-                Fault(change={key: None}),
-                f"ECR's answer for {host} has no {key}; {LATER}",
-                1,
-                id=f"no {key}",
-            )
-            for key, host in (
-                ("authorizationToken", HOST),
-                ("expiresAt", HOST),
-                ("proxyEndpoint", "a registry"),
-            )
+            pytest.param(Fault(change={key: None}), f"ECR's answer for {host} has no {key}; {LATER}", 1, id=f"no {key}")
+            for key, host in (("authorizationToken", HOST), ("expiresAt", HOST), ("proxyEndpoint", "a registry"))
         ),
         pytest.param(
             Fault(change={"authorizationToken": "!not base64!"}),
@@ -112,9 +97,7 @@ def encoded(text: bytes) -> str:
         ),
     ],
 )
-def test_faults(
-    sync: Command, fake: Place, ecr: EcrStandIn, fault: Fault, error: str, calls: int
-) -> None:
+def test_faults(sync: Command, fake: Place, ecr: EcrStandIn, fault: Fault, error: str, calls: int) -> None:
     airflow = fake()
     assert sync("-r", "us-east-1").status == 0
     before = airflow.connections()
@@ -151,9 +134,7 @@ def test_a_throttled_call_is_tried_again(sync: Command, fake: Place, ecr: EcrSta
     assert len(ecr.calls) == 3
 
 
-def test_a_slow_answer_is_waited_for_ten_seconds(
-    sync: Command, fake: Place, ecr: EcrStandIn
-) -> None:
+def test_a_slow_answer_is_waited_for_ten_seconds(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     fake()
     ecr.faults["us-east-1"] = Fault(delay=11, times=1)
     assert sync("-r", "us-east-1").status == 0
@@ -176,15 +157,12 @@ def test_no_data_for_one_registry(sync: Command, fake: Place, ecr: EcrStandIn) -
     ran = sync("-r", "us-east-1", "--registry", A, "--registry", B, "--conn-id", "e_{registry}")
     assert ran.status == 1
     assert ran.stderr == (
-        f"e_{A}: ECR in us-east-1 gave no token for registry {A}; check the id, "
-        "and that this identity may read it\n"
+        f"e_{A}: ECR in us-east-1 gave no token for registry {A}; check the id, and that this identity may read it\n"
     )
     assert list(airflow.connections()) == [f"e_{B}"]
 
 
-def test_ten_connections_with_one_trouble_are_told_in_one_line(
-    sync: Command, fake: Place, ecr: EcrStandIn
-) -> None:
+def test_ten_connections_with_one_trouble_are_told_in_one_line(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     fake()
     ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message=DENIED)
     registries = [f"{number:012}" for number in range(10)]
@@ -237,7 +215,7 @@ def test_nobody_listens(sync: Command, fake: Place) -> None:
         ),
         pytest.param(
             {"AWS_PROFILE": "gone"},
-            "The config profile (gone) could not be found; "
+            "ECR in us-east-1: The config profile (gone) could not be found; "
             "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
             id="unknown profile",
         ),
@@ -255,15 +233,11 @@ def test_nobody_listens(sync: Command, fake: Place) -> None:
             id="wrong secret",
         ),
         pytest.param(
-            {"AWS_ENDPOINT_URL_ECR": "nowhere"},
-            "ECR in us-east-1: Invalid endpoint: nowhere",
-            id="bad endpoint",
+            {"AWS_ENDPOINT_URL_ECR": "nowhere"}, "ECR in us-east-1: Invalid endpoint: nowhere", id="bad endpoint"
         ),
     ],
 )
-def test_credentials(
-    sync: Command, fake: Place, tmp_path: Path, env: dict[str, str], error: str
-) -> None:
+def test_credentials(sync: Command, fake: Place, tmp_path: Path, env: dict[str, str], error: str) -> None:
     airflow = fake()
     kept = {name: value for name, value in {**sync.env, **env}.items() if value}
     sync.env.clear()

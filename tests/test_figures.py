@@ -17,11 +17,7 @@ Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-TEN = [
-    "--region=us-east-1",
-    *(f"--registry={n:012}" for n in range(10)),
-    "--conn-id=e_{registry}",
-]
+TEN = ["--region=us-east-1", *(f"--registry={n:012}" for n in range(10)), "--conn-id=e_{registry}"]
 
 
 def seconds(job: Callable[[], object]) -> float:
@@ -30,9 +26,7 @@ def seconds(job: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def assert_ratio(
-    name: str, ours: Callable[[], object], other: Callable[[], object], bar: float
-) -> None:
+def assert_ratio(name: str, ours: Callable[[], object], other: Callable[[], object], bar: float) -> None:
     """Median of the ratios of pairs. A machine with neighbours gets two more chances."""
     other(), ours()  # to warm up
     for _ in range(3):
@@ -54,9 +48,7 @@ def succeed(sync: Command, *options: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
-def test_one_connection_to_a_bare_import(
-    sync: Command, real: Real, tmp_path: Path, version: str
-) -> None:
+def test_one_connection_to_a_bare_import(sync: Command, real: Real, tmp_path: Path, version: str) -> None:
     airflow = real(version)
     file = tmp_path / "connections.json"
     file.write_text('{"docker_default": {"conn_type": "docker", "password": "x"}}')
@@ -69,9 +61,7 @@ def test_one_connection_to_a_bare_import(
     assert_ratio(f"{version}, sync to bare import", one, import_bare, 1.3)
 
 
-@pytest.mark.parametrize(
-    ("version", "bar"), [("1.10.15", 2.5), ("2.5.3", 2.5), ("2.11.2", 1.3), ("3.3.2", 1.3)]
-)
+@pytest.mark.parametrize(("version", "bar"), [("1.10.15", 2.5), ("2.5.3", 2.5), ("2.11.2", 1.3), ("3.3.2", 1.3)])
 def test_ten_connections_to_one(sync: Command, real: Real, version: str, bar: float) -> None:
     real(version)
     ten, one = succeed(sync, *TEN), succeed(sync, "-r", "us-east-1")
@@ -89,13 +79,8 @@ def cpu_seconds(code: str, env: dict[str, str]) -> float:
 def test_our_own_cpu(sync: Command, fake: Fake) -> None:
     airflow = fake()
     arguments = ["ecr-airflow-sync", "-r", "us-east-1", "-q", "--airflow", str(airflow.script)]
-    ours = (
-        f"import runpy; sys.argv = {arguments!r}; runpy.run_path({str(MODULE)!r}, None, '__main__')"
-    )
-    bare = (
-        "import boto3, click; "
-        "boto3.client('ecr', region_name='us-east-1').get_authorization_token()"
-    )
+    ours = f"import runpy; sys.argv = {arguments!r}; runpy.run_path({str(MODULE)!r}, None, '__main__')"
+    bare = "import boto3, click; boto3.client('ecr', region_name='us-east-1').get_authorization_token()"
     cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)
     pairs = [(cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)) for _ in range(9)]
     extra = median(a - b for a, b in pairs)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Iterator
 from unittest import mock
 
-import boto3
 import pytest
 from ecr_stand_in import EcrStandIn, Fault, environment, new_token
 from hypothesis import HealthCheck, example, given, settings
@@ -18,15 +17,12 @@ from hypothesis import strategies as st
 
 import ecr_airflow_sync as module
 
-often = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+often = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("AWS:x")
 documents = st.recursive(
     leaves,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5) | st.just("expiresAt"), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("expiresAt"), inner, max_size=3)
     ),
     max_leaves=8,
 )
@@ -61,27 +57,19 @@ def ecr() -> Iterator[EcrStandIn]:
 @example(b'{"authorizationData": [{"proxyEndpoint": "https://["}]}')
 def test_whatever_ecr_answers(ecr: EcrStandIn, body: bytes) -> None:
     ecr.faults["us-east-1"] = Fault(status=200, body=body, times=1)
-    registries = ("111111111111", None)
-    targets = [module.Target("us-east-1", registry, "x") for registry in registries]
-    for got in module._authorize(boto3.Session(), targets).values():
-        check(got)
-
-
-def check(got: module.Authorization | module.Failure) -> None:
-    if isinstance(got, module.Authorization):
-        assert got.login
-        assert got.password
-        assert got.host
-    else:
-        assert isinstance(got, module.Failure)
-        assert "\n" not in str(got)
+    targets = [module.Connection("a", "us-east-1", "111111111111"), module.Connection("b", "us-east-1")]
+    for got in module._authorize(targets):
+        if got.error:
+            assert "\n" not in got.error
+        else:
+            assert got.login
+            assert got.password
+            assert got.host
 
 
 @often
 @given(st.text(), st.text(), st.integers(0, 2000), st.integers(60, 3000), st.booleans())
-def test_no_piece_of_a_token_is_shown(
-    before: str, after: str, start: int, length: int, named: bool
-) -> None:
+def test_no_piece_of_a_token_is_shown(before: str, after: str, start: int, length: int, named: bool) -> None:
     token = new_token(1_800_000_000)
     piece = token[start : start + length]
     shown = module._mask(before + piece + after, [token] * named)
@@ -104,7 +92,7 @@ def test_masking_is_quick_and_repeatable(text: str) -> None:
 @given(st.text() | st.from_regex(r"\d+\.\d+(\.\d+)?.*"))
 def test_versions(text: str) -> None:
     try:
-        version = module._version(text)
+        version = module.parse_version(text)
     except module.UsageError:
         return
     assert len(version) == 3
@@ -114,7 +102,7 @@ def test_versions(text: str) -> None:
 @given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
 def test_targets(regions: list[str], registries: list[str], template: str) -> None:
     try:
-        targets = module._targets(regions or [""], registries, template)
+        targets = module._targets(regions, registries, module.Connection(template))
     except module.UsageError:
         return
     assert len({target.conn_id for target in targets}) == len(targets) > 0
@@ -122,9 +110,7 @@ def test_targets(regions: list[str], registries: list[str], template: str) -> No
 
 @often
 @given(documents.map(lambda d: json.dumps(d).encode()) | st.binary())
-def test_any_state_and_any_metrics(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_state_and_any_metrics(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = Path(tmp_path_factory.getbasetemp())
     (folder / "written.json").write_bytes(content)
     (folder / "x.prom").write_bytes(content)
@@ -151,17 +137,11 @@ def test_whatever_airflow_prints(out: bytes, err: bytes, code: int, crash: bool)
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "airflow")
         end = "os._exit(9)" if crash else f"raise SystemExit({code})"
-        lines: list[Any] = [
-            f"#!{sys.executable}",
-            "import os, sys",
-            f"os.write(1, {out!r}); os.write(2, {err!r})",
-            end,
-        ]
+        lines: list[Any] = [f"#!{sys.executable}", "import os, sys", f"os.write(1, {out!r}); os.write(2, {err!r})", end]
         script.write_text("\n".join(lines))
         script.chmod(0o755)
-        airflow = module.Airflow(str(script), 60, str(script), "2.11.2", folder, "import")
-        with mock.patch.dict(os.environ, TMPDIR=folder):
-            failures = module._write(airflow, {"x": {"password": "y"}})
-    failure = failures["x"]
-    assert failure
-    assert "\n" not in str(failure)
+        with mock.patch.dict(os.environ, TMPDIR=folder), module.Airflow(str(script), 60, "2.11.2", "auto") as airflow:
+            failures = airflow.write({"x": {"password": "y"}})
+            assert airflow.read(["x"])["x"]
+    assert failures["x"]
+    assert "\n" not in failures["x"]

@@ -117,9 +117,7 @@ def test_only_what_is_due_is_written(sync: Command, airflow: FakeAirflow, ecr: E
     assert sync("--registry", B, "--conn-id", "e_{registry}").stdout.startswith("Nothing is due")
 
 
-def test_a_failure_is_not_taken_for_fresh(
-    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn
-) -> None:
+def test_a_failure_is_not_taken_for_fresh(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:
     assert sync().status == 0
     ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no", times=1)
     assert sync("--force").status == 1
@@ -146,9 +144,7 @@ def test_a_failure_is_not_taken_for_fresh(
         "\xff\x00",
     ],
 )
-def test_a_state_that_is_not_ours(
-    sync: Command, airflow: FakeAirflow, state: Path, content: str
-) -> None:
+def test_a_state_that_is_not_ours(sync: Command, airflow: FakeAirflow, state: Path, content: str) -> None:
     assert sync().status == 0
     whole = json.loads(state.read_text())
     state.write_text(content.replace('"k"', json.dumps(next(iter(whole)))), encoding="latin-1")
@@ -192,24 +188,19 @@ def test_the_state_is_private_and_holds_no_secret(
     assert (tmp_path / ".local/state/ecr-airflow-sync/written.json").exists()
 
 
-def test_a_folder_that_cannot_be_written(
-    sync: Command, airflow: FakeAirflow, tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written(sync: Command, airflow: FakeAirflow, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     sync.env["STATE_DIRECTORY"] = str(tmp_path / "file/state")
     for _ in range(2):
         ran = sync()
         assert ran.status == 0
         assert ran.stderr == (
-            f"state {tmp_path}/file/state/written.json: Not a directory; "
-            "until it can be kept, each run writes\n"
+            f"state {tmp_path}/file/state/written.json: Not a directory; until it can be kept, each run writes\n"
         )
     assert starts(airflow) == 2
 
 
-def test_without_the_option_no_state_is_kept(
-    sync: Command, airflow: FakeAirflow, state: Path
-) -> None:
+def test_without_the_option_no_state_is_kept(sync: Command, airflow: FakeAirflow, state: Path) -> None:
     sync.options = sync.options[:-2]
     for _ in range(2):
         assert sync().status == 0
@@ -224,9 +215,7 @@ def test_durations(sync: Command, airflow: FakeAirflow, text: str) -> None:
     assert ran.stderr.endswith(f"{text!r} is not a duration such as 6h, 90m or 1h30m\n")
 
 
-def test_a_day_at_six_hours(
-    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path
-) -> None:
+def test_a_day_at_six_hours(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path) -> None:
     """48 runs, half an hour apart: the state is aged, which is what a clock would do."""
     total = 0
     for _ in range(48):
@@ -277,10 +266,7 @@ def test_splay_is_over_at_sigterm(sync: Command, airflow: FakeAirflow) -> None:
 
 def metrics(path: Path) -> dict[tuple[str, str], float]:
     return {
-        (
-            sample.name.replace("ecr_airflow_sync_", ""),
-            sample.labels.get("conn_id", ""),
-        ): sample.value
+        (sample.name.replace("ecr_airflow_sync_", ""), sample.labels.get("conn_id", "")): sample.value
         for family in text_string_to_metric_families(path.read_text())
         for sample in family.samples
     }
@@ -321,9 +307,7 @@ def test_metrics(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path:
     assert ecr.tokens["us-east-1", ACCOUNT][0][:60] not in file.read_text()
 
 
-def test_metrics_that_never_succeeded(
-    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path
-) -> None:
+def test_metrics_that_never_succeeded(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path) -> None:
     (tmp_path / "ecr.prom").write_text("not { a metric\n")
     ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
     assert sync("--metrics-file", str(tmp_path / "ecr.prom")).status == 1
@@ -345,9 +329,7 @@ def test_metrics_keep_what_a_template_meant(
     assert told["token_expiry_timestamp_seconds", f"d_{ACCOUNT}"] > time.time() + 11 * 3600
 
 
-def test_metrics_that_cannot_be_written(
-    sync: Command, airflow: FakeAirflow, tmp_path: Path
-) -> None:
+def test_metrics_that_cannot_be_written(sync: Command, airflow: FakeAirflow, tmp_path: Path) -> None:
     ran = sync("--metrics-file", str(tmp_path / "nowhere/ecr.prom"), "--quiet")
     assert ran.status == 0
     assert ran.stderr == f"metrics file {tmp_path}/nowhere/ecr.prom: No such file or directory\n"
@@ -365,8 +347,7 @@ def test_metrics_without_the_extra(sync: Command, airflow: FakeAirflow, tmp_path
     ran = sync("--metrics-file", str(tmp_path / "ecr.prom"), PYTHONPATH=path)
     assert ran.status == 2
     assert ran.stderr.endswith(
-        "Invalid value for '--metrics-file': needs the extra [metrics]: "
-        "pip install prometheus_client\n"
+        "Invalid value for '--metrics-file': needs the extra [metrics]: pip install prometheus_client\n"
     )
 
 
@@ -374,9 +355,7 @@ def test_metrics_without_the_extra(sync: Command, airflow: FakeAirflow, tmp_path
 
 
 @pytest.mark.parametrize("lifetime", [-60, 50 * 60])
-def test_a_short_life_is_warned_of(
-    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, lifetime: int
-) -> None:
+def test_a_short_life_is_warned_of(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, lifetime: int) -> None:
     ecr.lifetime = lifetime
     ran = sync()
     assert ran.status == 0
@@ -385,9 +364,7 @@ def test_a_short_life_is_warned_of(
     assert list(airflow.connections()) == ["docker_default"]
 
 
-def test_a_dry_run_leaves_the_state_alone(
-    sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path
-) -> None:
+def test_a_dry_run_leaves_the_state_alone(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn, state: Path) -> None:
     assert sync("--dry-run").status == 0
     assert not state.exists()
     assert sync().status == 0
@@ -397,9 +374,7 @@ def test_a_dry_run_leaves_the_state_alone(
     assert state.read_bytes() == before
 
 
-def test_a_unit_with_several_state_directories(
-    sync: Command, airflow: FakeAirflow, tmp_path: Path
-) -> None:
+def test_a_unit_with_several_state_directories(sync: Command, airflow: FakeAirflow, tmp_path: Path) -> None:
     assert sync(STATE_DIRECTORY=f"{tmp_path}/one:{tmp_path}/two").status == 0
     assert (tmp_path / "one/written.json").exists()
     assert not (tmp_path / "two").exists()

@@ -157,7 +157,4 @@ def test_rests_without_docker(machine: Machine, missing: str) -> None:
     machine.write("/run/docker.sock", "")
     machine.path(missing).unlink()
     machine.run("systemctl", "start", SERVICE)
-    assert machine.show(SERVICE, "ConditionResult", "Result") == {
-        "ConditionResult": "no",
-        "Result": "success",
-    }
+    assert machine.show(SERVICE, "ConditionResult", "Result") == {"ConditionResult": "no", "Result": "success"}

@@ -107,8 +107,7 @@ def test_makes_up_for_a_missed_run(worker: Worker) -> None:
 
 def test_denied(worker: Worker) -> None:
     worker.ecr.faults["us-east-1"] = Fault(
-        code="AccessDeniedException",
-        message="User: arn:aws:iam::123456789012:user/worker is not authorized",
+        code="AccessDeniedException", message="User: arn:aws:iam::123456789012:user/worker is not authorized"
     )
     before = worker.password()
     assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1

@@ -1,0 +1,205 @@
+"""--check: would DockerOperator succeed now? And what a plain run says of a variable in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from conftest import Command, FakeAirflow, RealAirflow
+from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
+from registry_stand_in import RegistryStandIn, Trouble
+
+Place = Callable[..., FakeAirflow]
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+FINE = rf"docker_default  fine     {re.escape(HOST)}, valid for 1[12] h \d+ min, until [\d-]+ [\d:]+ UTC\n"
+SHADOWED = (
+    "docker_default: AIRFLOW_CONN_DOCKER_DEFAULT answers instead of the database, so what is synced is never read\n"
+)
+
+
+def test_all_is_well(sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn) -> None:
+    fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    calls = len(ecr.calls)
+    before = list(ecr.tokens.values())
+    ran = sync("-r", "us-east-1", "--check")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert re.fullmatch(rf"Airflow 2\.11\.2, .*\n{FINE}", ran.stdout)
+    assert registry.told() == {HOST}
+    assert (len(ecr.calls), list(ecr.tokens.values())) == (calls, before)
+    assert sync("--check", "-q").stdout == ""  # the region need not be known
+
+
+def test_what_is_missing(sync: Command, fake: Place, registry: RegistryStandIn, tmp_path: Path) -> None:
+    airflow = fake()
+    ran = sync("-r", "us-east-1", "--check")
+    assert ran.status == 1
+    assert ran.stdout.endswith("\ndocker_default  missing\n")
+    assert ran.stderr == (
+        f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): Connection not found.; "
+        "let ecr-airflow-sync write it, or create it\n"
+    )
+    assert airflow.connections() == {}
+
+
+def test_what_was_refused(sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn) -> None:
+    airflow = fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    ecr.ahead = 13 * 3600
+    ran = sync("-r", "us-east-1", "--check")
+    assert ran.status == 1
+    assert re.fullmatch(
+        rf"docker_default: {HOST} answered 403 Forbidden; its token is valid until [\d-]+ [\d:]+ UTC; "
+        r"sync again, and see whether the timer runs\n",
+        ran.stderr,
+    )
+    ecr.ahead = 0
+    stored = airflow.connections()["docker_default"]
+    for password in (new_token(1), "short", None):
+        airflow.store.write_text(json.dumps({"docker_default": {**stored, "password": password}}))
+        ran = sync("-r", "us-east-1", "--check", "--json")
+        (told,) = json.loads(ran.stdout)["connections"]
+        assert (ran.status, told["status"], told["host"]) == (1, "refused", HOST)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"host": f"https://{HOST}"}, f"https://{HOST}"),
+        ({"host": f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com"}, f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com"),
+        ({"host": f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com"}, f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com"),
+        ({"host": None}, "empty"),
+        ({"host": HOST, "port": "443"}, f"{HOST}:443"),
+        ({"host": f"{HOST}.evil.example"}, f"{HOST}.evil.example"),
+        ({"host": "registry.example.com"}, "registry.example.com"),
+    ],
+)  # fmt: skip
+def test_the_wrong_host_gets_no_token(
+    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, fields: dict[str, Any], told: str
+) -> None:
+    airflow = fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    stored = airflow.connections()["docker_default"]
+    airflow.store.write_text(json.dumps({"docker_default": {**stored, **fields}}))
+    ran = sync("-r", "us-east-1", "--check")
+    assert (ran.status, registry.requests) == (1, [])
+    assert "docker_default  wrong host\n" in ran.stdout
+    assert ran.stderr == (f"docker_default: its host is {told}, where images are at {{registry}}.dkr.ecr.us-east-1.*\n")
+
+
+def test_a_host_of_ones_own_is_the_right_one(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
+    fake()
+    host = ("--host", "{registry}.dkr.ecr-fips.{region}.amazonaws.com")
+    assert sync("-r", "us-east-1", *host, "-q").status == 0
+    ran = sync("-r", "us-east-1", *host, "--check")
+    assert ran.status == 0, ran.stderr
+    assert registry.told() == {f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com"}
+
+
+def test_china(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
+    fake()
+    assert sync("-r", "cn-north-1", "-q").status == 0
+    assert sync("-r", "cn-north-1", "--check").status == 0
+    assert registry.told() == {f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"}
+
+
+def test_ecr_public(sync: Command, fake: Place, registry: RegistryStandIn, ecr: EcrStandIn) -> None:
+    fake()
+    assert sync("--registry", "public", "-q").status == 0
+    ran = sync("--registry", "public", "--check")
+    assert ran.status == 0, ran.stderr
+    ecr.ahead = 13 * 3600
+    assert sync("--registry", "public", "--check").status == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        (Trouble(status=503), f"{HOST} answered 503 Service Unavailable"),
+        (Trouble(status=302, location="https://evil.example/v2/"), f"{HOST} answered 302 Found"),
+        (Trouble(drop=True), f"{HOST} cannot be reached: "),
+        (Trouble(wrong_name=True), f"{HOST} cannot be reached: [SSL: CERTIFICATE_VERIFY_FAILED] "),
+    ],
+    ids=["503", "redirect", "dropped", "wrong certificate"],
+)
+def test_a_registry_that_does_not_answer(
+    sync: Command, fake: Place, registry: RegistryStandIn, trouble: Trouble, error: str
+) -> None:
+    fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    registry.troubles[HOST] = trouble
+    ran = sync("-r", "us-east-1", "--check")
+    assert ran.status == 1
+    assert "docker_default  unreachable\n" in ran.stdout
+    assert ran.stderr.startswith(f"docker_default: {error}")
+    assert ran.stderr.count("\n") == 1
+    assert registry.told() <= {HOST}
+
+
+def test_a_proxy_that_is_gone(sync: Command, fake: Place) -> None:
+    fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    ran = sync("-r", "us-east-1", "--check", https_proxy="http://127.0.0.1:9")
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    assert f"{HOST} cannot be reached: [Errno 111] Connection refused; check the region" in ran.stderr
+
+
+def test_what_stands_in_the_way(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
+    fake()
+    variable = json.dumps({"host": HOST, "login": "AWS", "password": "old"})
+    ran = sync("-r", "us-east-1", AIRFLOW_CONN_DOCKER_DEFAULT=variable)
+    assert ran.status == 0
+    assert ran.stderr == ("docker_default: tasks read the variable AIRFLOW_CONN_DOCKER_DEFAULT instead; unset it\n")
+    ran = sync("-r", "us-east-1", "--check", AIRFLOW_CONN_DOCKER_DEFAULT=variable)
+    assert (ran.status, ran.stderr) == (1, SHADOWED)
+    ran = sync("-r", "us-east-1", "--check", FAKE_AIRFLOW_TROUBLE="backend")
+    assert ran.stderr == SHADOWED.replace("AIRFLOW_CONN_DOCKER_DEFAULT", "a secrets backend")
+    assert registry.requests == []
+
+
+def test_several_in_one_airflow_start(
+    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, tmp_path: Path
+) -> None:
+    airflow = fake()
+    options = ("-r", "us-east-1", "-r", "eu-west-1", "--registry", ACCOUNT, "--registry", "111111111111")
+    template = ("--conn-id", "e_{registry}_{region}")
+    assert sync(*options, *template, "-q").status == 0
+    stored = airflow.connections()
+    del stored["e_111111111111_us-east-1"]
+    airflow.store.write_text(json.dumps(stored))
+    Path(f"{airflow.store}.starts").unlink()
+    ran = sync(*options, *template, "--check", "--json")
+    told = {c["conn_id"]: c["status"] for c in json.loads(ran.stdout)["connections"]}
+    assert ran.status == 1
+    assert sorted(told.values()) == ["fine", "fine", "fine", "missing"]
+    assert told["e_111111111111_us-east-1"] == "missing"
+    starts = Path(f"{airflow.store}.starts").read_text().splitlines()
+    assert len({line.split()[0] for line in starts}) == 1
+    assert airflow.connections() == stored
+
+
+def test_ids_that_only_aws_knows(sync: Command, fake: Place) -> None:
+    fake()
+    ran = sync("-r", "us-east-1", "--conn-id", "e_{registry}", "--check")
+    assert ran.status == 2
+    assert ran.stderr.endswith("--check does not ask AWS: give the regions and registries of the conn id\n")
+
+
+@pytest.mark.parametrize("version", ["2.5.3", "2.11.2", "3.3.2"])
+def test_real_airflow(
+    sync: Command, real: Callable[[str], RealAirflow], ecr: EcrStandIn, registry: RegistryStandIn, version: str
+) -> None:
+    real(version)
+    assert sync("-r", "us-east-1", "--check").status == 1
+    assert sync("-r", "us-east-1", "-q").status == 0
+    ran = sync("-r", "us-east-1", "--check", "-v")
+    assert ran.status == 0, ran.stderr
+    assert re.search(FINE, ran.stdout)
+    ran = sync("-r", "us-east-1", "--check", AIRFLOW_CONN_DOCKER_DEFAULT=f"docker://AWS:x@{HOST}")
+    assert (ran.status, ran.stderr) == (1, SHADOWED)
+    ecr.ahead = 13 * 3600
+    ran = sync("-r", "us-east-1", "--check")
+    assert (ran.status, "403 Forbidden; its token is valid until" in ran.stderr) == (1, True)
