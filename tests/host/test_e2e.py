@@ -1,0 +1,123 @@
+"""The whole way, for real: ECR's token, Airflow's connection, Docker's pull, a container.
+
+A real DockerOperator has a real Docker daemon pull from a real registry, which takes only
+tokens that the ECR stand-in gave and that have not expired. The DAGs are examples/dags.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Iterator
+
+import airflows
+import pytest
+from booted_systemd import Unavailable
+from docker_worker import HOST, SAYS, DockerWorker, docker_worker
+
+pytestmark = pytest.mark.e2e
+
+HOUR = 3600
+REFUSED = f"https://{HOST}/v2/ failed with status: 403"
+PULLED = ("/v2/web_scraper/manifests/latest", 200)
+
+
+@pytest.fixture(scope="module", params=["1.10.15", "2.11.2", "3.3.2"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerWorker]:
+    """A worker with each Airflow. The host is to stay as it was."""
+    before = of_the_host()
+    try:
+        with docker_worker(request.param, tmp_path_factory.mktemp("e2e")) as worker:
+            yield worker
+    except (Unavailable, airflows.Unavailable) as unavailable:
+        pytest.skip(str(unavailable))
+    assert of_the_host() == before
+
+
+@pytest.fixture
+def worker(prepared: DockerWorker) -> DockerWorker:
+    prepared.forget()
+    return prepared
+
+
+def of_the_host() -> dict[str, tuple[int, int]]:
+    """What must stay as it is: when it was changed, and its size."""
+    roots = ("/etc/docker", "/etc/hosts", "/root/.docker", "/run/docker.sock", "/var/lib/docker")
+    paths = [Path(root) for root in roots]
+    paths += [path for root in ("/etc/docker", "/root/.docker") for path in Path(root).rglob("*")]
+    found = [(path, path.stat()) for path in paths if path.exists()]
+    names = {f"network {os.readlink('/proc/thread-self/ns/net')}": (0, 0)}
+    return {**names, **{str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found}}
+
+
+def assert_scrapes(worker: DockerWorker, dag: str = "docker_from_ecr", **env: str) -> None:
+    """The image comes from the registry, and the container runs."""
+    worker.registry.answers.clear()
+    ended = worker.task(dag, "scrape", **env)
+    assert ended.succeeded, ended.log[-4000:]
+    assert SAYS in ended.log
+    assert PULLED in worker.registry.answers
+
+
+def assert_refused(worker: DockerWorker) -> None:
+    worker.registry.answers.clear()
+    ended = worker.task("docker_from_ecr", "scrape")
+    assert not ended.succeeded
+    assert REFUSED in ended.log, ended.log[-4000:]
+    assert SAYS not in ended.log
+    assert PULLED not in worker.registry.answers
+
+
+def test_no_connection_no_pull(worker: DockerWorker) -> None:
+    ended = worker.task("docker_from_ecr", "scrape")
+    assert not ended.succeeded
+    assert "docker_default" in ended.log
+    assert worker.registry.answers == []
+
+
+def test_works_until_the_token_expires_and_again_after_a_sync(worker: DockerWorker) -> None:
+    worker.sync()
+    assert_scrapes(worker)
+    worker.ecr.ahead = 13 * HOUR
+    assert_refused(worker)
+    worker.sync()
+    assert_scrapes(worker)
+
+
+def test_a_stale_login_in_dockers_own_file(worker: DockerWorker) -> None:
+    worker.sync()
+    worker.log_in_by_hand()
+    worker.ecr.ahead = 13 * HOUR
+    assert_refused(worker)
+    worker.sync()
+    assert_scrapes(worker)
+
+
+def test_clean_up_ends_by_itself(worker: DockerWorker) -> None:
+    ended = worker.task("docker_from_ecr", "clean_up")
+    assert ended.succeeded, ended.log[-4000:]
+    assert ended.log.count("Total reclaimed space") == 2
+
+
+def test_refresh_on_a_schedule(worker: DockerWorker) -> None:
+    for calls in (1, 2):
+        ended = worker.task("refresh_ecr_connection", "refresh")
+        assert ended.succeeded, ended.log[-4000:]
+        assert len(worker.ecr.calls) == calls
+    assert_scrapes(worker)
+
+
+def test_refresh_ahead(worker: DockerWorker) -> None:
+    for lifetime, calls in ((5, 1), (12, 2), (12, 2)):  # what has less than six hours is renewed
+        worker.ecr.lifetime = lifetime * HOUR
+        ended = worker.task("refresh_then_scrape", "refresh")
+        assert ended.succeeded, ended.log[-4000:]
+        assert len(worker.ecr.calls) == calls
+    assert_scrapes(worker, "refresh_then_scrape")
+
+
+def test_sync_then_run(worker: DockerWorker) -> None:
+    for lifetime, calls in ((5, 1), (12, 2), (12, 2)):
+        worker.ecr.lifetime = lifetime * HOUR
+        assert_scrapes(worker, "sync_then_run", **worker.beside_airflow())
+        assert len(worker.ecr.calls) == calls
