@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Callable
 
+import airflows
 import pytest
+from api_server import ApiServer
 from conftest import MODULE, Command, FakeAirflow, RealAirflow
 
 Real = Callable[[str], RealAirflow]
@@ -109,3 +111,17 @@ def test_a_run_with_nothing_due(sync: Command, real: Real, tmp_path: Path) -> No
     found = median(seconds(rests) for _ in range(9))
     print(f"\nnothing due: {found:.3f} s")
     assert found <= 0.25
+
+
+def test_airflowctl_to_a_bare_import(sync: Command, api_server: ApiServer, tmp_path: Path) -> None:
+    sync.env.update(api_server.client(tmp_path / "client"))
+    script = str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl")
+    file = tmp_path / "connections.json"
+    file.write_text('{"docker_default": {"conn_type": "docker", "host": "h", "login": "AWS", "password": "x"}}')
+    bare = [script, "connections", "import", "-a", "overwrite", str(file)]
+
+    def import_bare() -> None:
+        subprocess.run(bare, env=sync.env, check=True, capture_output=True)
+
+    one = succeed(sync, "-r", "us-east-1", "--airflow", script)
+    assert_ratio("airflowctl, sync to bare import", one, import_bare, 1.8)

@@ -49,7 +49,7 @@ def ecr() -> Iterator[EcrStandIn]:
     server.server_close()
 
 
-@settings(often, max_examples=50)
+@settings(often, max_examples=25)
 @given(st.one_of(answers.map(lambda d: json.dumps(d).encode()), st.binary()))
 @example(b"[]")
 @example(b"null")
