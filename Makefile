@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
 
-.PHONY: help demo test quick host e2e figures lint package clean
+.PHONY: help demo test quick host e2e figures bench lint package clean
 
 help:
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
@@ -14,6 +14,7 @@ help:
 	@echo 'make host     systemd, cron, sudo and Docker, for real: needs root'
 	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
 	@echo 'make figures  what a run costs, in ratios'
+	@echo 'make bench    the sync beside delete and add: ten minutes, and a plot'
 	@echo 'make lint     format, lint, types'
 	@echo 'make package  build and check the sdist and the wheel'
 	@echo 'PYTHON=python3.8 VENV=.venv38 make quick   with another Python'
@@ -42,6 +43,9 @@ e2e: $(VENV)/ready
 
 figures: $(VENV)/ready
 	$(BIN)/python -m pytest -m figures -s -q
+
+bench: $(VENV)/ready
+	$(BIN)/python tests/bench.py --svg examples/bench.svg
 
 $(VENV)/lint: $(VENV)/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[lint]'

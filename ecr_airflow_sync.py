@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import configparser
 import difflib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -90,13 +91,16 @@ except ImportError:
 script, marker, version = sys.argv[1], sys.stdin.readline().strip(), None
 requests = os.fdopen(os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-folder = tempfile.mkdtemp(prefix="ecr-airflow-sync-")
 
 
 def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
     os._exit(137)  # as process 1 of a container
+
+
+signal.signal(signal.SIGTERM, stop)
+folder = tempfile.mkdtemp(prefix="ecr-airflow-sync-")
 
 
 def answer(facts):
@@ -108,20 +112,17 @@ def answer(facts):
         pass  # nobody listens any more: what was begun is finished all the same
 
 
-def feed(pipe, connections):
-    with pipe:
-        json.dump(connections, pipe)
+def feed(name, connections):
+    with open(name, "w") as fifo:
+        json.dump(connections, fifo)
 
 
 def run(argv, connections):
     sys.argv = [script] + argv
-    if connections:
-        # A pipe, because no token may be in a file; a thread, because a pipe holds 64 KB;
-        # a link, because Airflow takes its parser from the ending of the file's name.
-        reader, writer = os.pipe()
-        sys.argv.append(os.path.join(folder, "connections%d.json" % reader))
-        os.symlink("/dev/fd/%d" % reader, sys.argv[-1])
-        feeder = threading.Thread(target=feed, args=(os.fdopen(writer, "w"), connections))
+    if connections:  # by a pipe with a name, for no token may be in a file
+        sys.argv.append(os.path.join(tempfile.mkdtemp(dir=folder), "connections.json"))
+        os.mkfifo(sys.argv[-1], 0o600)
+        feeder = threading.Thread(target=feed, args=(sys.argv[-1], connections))
         feeder.daemon = True
         feeder.start()
     try:
@@ -130,16 +131,21 @@ def run(argv, connections):
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        sys.stderr.write("%s\n" % (end.code,))
+        said = "%s\n" % (end.code,)
     except BaseException:
-        traceback.print_exc()
-    return 1
+        said = traceback.format_exc()
+    try:
+        sys.stderr.write(said)
+        return 1
+    except EnvironmentError:  # nobody listens any more, which may be what stopped it
+        for number in 1, 2:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        return run(argv, connections)
 
 
 # Airflow 3 compiles all secrets that it has seen into one expression, anew for each: with ten
 # tokens, half of the run. What it prints goes to our own mask in any case.
 os.environ.setdefault("AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET", "1000000")
-signal.signal(signal.SIGTERM, stop)
 sys.path.insert(0, os.path.dirname(script))
 home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
 place = "AIRFLOW_HOME " + home
@@ -284,7 +290,7 @@ def _target(common: Connection, **asked: str | None) -> Connection:
     _refuse(t.profile and t.aws_conn_id, "profile and aws_conn_id are two sources of credentials: give one")
     _refuse(t.external_id and not (t.role_arn or t.aws_conn_id), "external_id is for a role: give its role_arn")
     try:
-        extra = json.loads(t.extra or "{}")
+        extra = json.loads((t.extra or "{}").encode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"extra is not JSON: {error}") from None
     _refuse(not isinstance(extra, dict), 'extra is not a JSON object, such as \'{"email": "me@example.com"}\'')
@@ -789,7 +795,7 @@ def _synced(
     try:
         if due:
             # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
-            threading.Thread(target=importlib.import_module, args=("boto3",), daemon=True).start()
+            threading.Thread(target=_import_boto3, daemon=True).start()
             with airflow as met:
                 told = _check(met, told) if check else _authorize(_identified(met, told))
                 if not check and not dry_run:
@@ -801,6 +807,11 @@ def _synced(
         _remember(known)
     # Neither tokens nor credentials are for the caller.
     return Report(met, tuple(replace(t, held=None, password=None) for t in known.values()))
+
+
+def _import_boto3() -> None:
+    with suppress(Exception):  # which _ask will meet again, and tell
+        importlib.import_module("boto3")
 
 
 def _identified(airflow: Airflow, targets: list[Connection]) -> list[Connection]:
@@ -872,6 +883,8 @@ def _remember(written: Mapping[str, Connection]) -> None:
         elif c.status == "failed":
             state.pop(key, None)
     try:
+        if path.startswith("~"):
+            raise OSError(errno.ENOENT, "HOME is not set")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as aside:
             with open(os.path.join(aside, "new"), "w", opener=partial(os.open, mode=0o600)) as file:

@@ -2,102 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
 import airflows
-import psycopg2
 import pytest
 from conftest import Command, Ran, RealAirflow
-from watcher import Background
+from postgres import Reader, execute, find_initdb, serving
 
 Place = Callable[[str], RealAirflow]
-
-
-@dataclass
-class Reader(Background):
-    """Looks up docker_default in a loop, as a task that starts would."""
-
-    url: str
-    reads: int = 0
-    missing: int = 0
-    seconds_missing: float = 0
-    passwords: set[str] = field(default_factory=set)
-
-    def work(self) -> None:
-        connection = psycopg2.connect(self.url)
-        connection.autocommit = True
-        cursor = connection.cursor()
-        before, was_missing = time.monotonic(), False
-        while not self.stop.is_set():
-            cursor.execute("SELECT password FROM connection WHERE conn_id = 'docker_default'")
-            rows = cursor.fetchall()
-            now = time.monotonic()
-            if was_missing:
-                self.seconds_missing += now - before
-            before, was_missing = now, not rows
-            self.reads += 1
-            self.missing += not rows
-            self.passwords.update(row[0] for row in rows)
-        connection.close()
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of our own on loopback; the URL lacks the database's name."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (str(found[-1]) if found else "")
+    initdb = find_initdb()
     if not initdb:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
-    as_user: list[str] = []
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        user = pwd.getpwnam("postgres")
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and str(parent).startswith("/tmp/"):
-                parent.chmod(0o755)
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = str(folder / "data")
-    make = [*as_user, initdb, "-D", data, "-U", "airflow", "-A", "trust"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    options = ["-c", "fsync=off", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*as_user, str(Path(initdb).with_name("postgres")), "-D", data, *options], stderr=subprocess.DEVNULL, cwd="/"
-    )
-    url = f"postgresql://airflow@127.0.0.1:{port}"
-    wait_for_server(f"{url}/postgres")
-    yield url
-    server.terminate()
-    server.wait()
-
-
-def wait_for_server(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            psycopg2.connect(url).close()
-            return
-        except psycopg2.OperationalError:
-            assert time.monotonic() < deadline, "PostgreSQL does not start"
-            time.sleep(0.1)
-
-
-def execute(url: str, statement: str) -> None:
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    connection.cursor().execute(statement)
-    connection.close()
+    with serving(initdb, tmp_path_factory.mktemp("postgres")) as url:
+        yield url
 
 
 @pytest.fixture
