@@ -30,7 +30,6 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m 'not figures and not host and not e2e' -n 2
-	$(BIN)/python -m pytest -m figures -s -q
 
 quick: $(VENV)/ready
 	$(BIN)/python -m pytest -m 'not figures and not host and not e2e and not airflow' -n 4 -q

@@ -277,8 +277,8 @@ def _target(common: Connection, **asked: str | None) -> Connection:
     t: Connection = replace(common, **asked)  # type: ignore[arg-type]
     if t.registry == PUBLIC:
         t = replace(t, region=PUBLIC_REGION, host_template=PUBLIC_HOST)
-    registry = re.fullmatch(rf"[0-9]{{12}}|{PUBLIC}", t.registry or PUBLIC)
-    _refuse(not registry, f"registry {t.registry!r} is not an account id of twelve digits")
+    known = t.registry is None or re.fullmatch(rf"[0-9]{{12}}|{PUBLIC}", t.registry)
+    _refuse(not known, f"registry {t.registry!r} is not an account id of twelve digits")
     conn_id, host = (re.sub(r"\{(registry|region)\}", "x", text) for text in (t.conn_id, t.host_template or "x"))
     _refuse(set("{}") & set(conn_id), f"conn id {t.conn_id!r}: the placeholders are {{registry}} and {{region}}")
     # As validate_key in airflow/utils/helpers.py wants it.
@@ -574,8 +574,9 @@ class Airflow:
         for conn_id, answer in zip(ids, answers):
             printed = re.findall(r"^\[(\{.*\})\]\s*$", answer.output, re.MULTILINE)
             # What else was printed after a success may hold a secret.
-            why = self._reason(conn_id, answer if answer.exit != 0 else Answer(0, ""), ())
-            found[conn_id] = json.loads(printed[-1]) if printed else why
+            found[conn_id] = self._reason(conn_id, answer if answer.exit != 0 else Answer(0, ""), ())
+            with suppress(ValueError, IndexError):
+                found[conn_id] = json.loads(printed[-1])
         return found
 
     def _commands(self, batch: Fields) -> list[tuple[list[str], str]]:

@@ -22,6 +22,7 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        pytest.param(["--registry", ""], "registry '' is not an account id of twelve digits", id="empty registry"),
         pytest.param(
             ["--registry", "12345"], "registry '12345' is not an account id of twelve digits", id="short registry"
         ),
