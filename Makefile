@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
+TESTS ?= tests
 
-.PHONY: help demo test quick host e2e figures bench lint package clean
+.PHONY: help demo test quick host e2e faults figures bench lint package clean
 
 help:
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
@@ -13,6 +14,7 @@ help:
 	@echo 'make quick    those among them that start no real Airflow'
 	@echo 'make host     systemd, cron, sudo and Docker, for real: needs root'
 	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
+	@echo 'make faults   kill and stop it at twenty moments of each method: half an hour'
 	@echo 'make figures  what a run costs, in ratios'
 	@echo 'make bench    the sync beside delete and add: ten minutes, and a plot'
 	@echo 'make lint     format, lint, types'
@@ -29,16 +31,19 @@ demo: $(VENV)/ready
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'not figures and not host and not e2e' -n 2
+	$(BIN)/python -m pytest -m 'not figures and not host and not e2e' -n auto
 
 quick: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'not figures and not host and not e2e and not airflow' -n 4 -q
+	$(BIN)/python -m pytest $(TESTS) -m 'not figures and not host and not e2e and not airflow' -n 4 -q
 
 host: $(VENV)/ready
 	$(BIN)/python -m pytest -m host tests/host
 
 e2e: $(VENV)/ready
 	$(BIN)/python -m pytest -m e2e -k '$(AIRFLOW)' tests/host
+
+faults: $(VENV)/ready
+	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/test_faults.py -n 2 --timeout=1800
 
 figures: $(VENV)/ready
 	$(BIN)/python -m pytest -m figures -s -q

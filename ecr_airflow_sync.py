@@ -7,6 +7,16 @@ flows one way: targets (what is asked for), tokens (ECR, through boto3), connect
 
 from __future__ import annotations
 
+import signal
+import sys
+
+# Ctrl-C during the imports is no traceback. Where it is ignored, as by nohup, it stays so.
+if (
+    sys.argv[0].endswith(("ecr-airflow-sync", "ecr_airflow_sync.py"))
+    and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import base64
 import configparser
 import difflib
@@ -21,8 +31,6 @@ import secrets
 import select
 import shlex
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 import time
@@ -796,7 +804,7 @@ def _synced(
     try:
         if due:
             # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
-            threading.Thread(target=_import_boto3, daemon=True).start()
+            threading.Thread(target=_import_boto3).start()
             with airflow as met:
                 told = _check(met, told) if check else _authorize(_identified(met, told))
                 if not check and not dry_run:
@@ -1036,6 +1044,8 @@ def main(**options: Any) -> None:
 
     Exit status: 0 all connections written, 1 at least one not, 2 bad usage.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     own = ("metrics_file", "splay", "quiet", "verbose", "json")
     metrics_file, splay, quiet, verbose, as_json = (options.pop(name) for name in own)

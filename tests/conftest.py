@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ import pytest
 from api_server import ApiServer, serving
 from ecr_stand_in import EcrStandIn, environment
 from registry_stand_in import RegistryStandIn
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup ignores, children would ignore too
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ecr_airflow_sync.py"

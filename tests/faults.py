@@ -1,0 +1,160 @@
+"""What the tests of faults share: a run to strike, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socketserver
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from airflows import FERNET_KEY
+from conftest import MODULE, Command, Ran
+from cryptography.fernet import Fernet
+from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
+from postgres import connect, execute
+from watcher import Watcher
+
+BEFORE = "the password that was there before"
+# Mounts that only the run sees. A user who is not root needs a user namespace for them.
+UNSHARE = ["unshare", "-m", "--propagation", "private"] if os.getuid() == 0 else ["unshare", "-Urm"]
+PLAIN = 'exec "$@"'
+Held = Callable[[], "str | None"]
+
+
+@dataclass
+class Scene:
+    """A run of the command to strike. ``held`` tells docker_default's password."""
+
+    sync: Command
+    ecr: EcrStandIn
+    folder: Path
+    held: Held
+    store: Path | None = None  # of a fake Airflow, which is where a token belongs
+    mark: str = ""
+
+    def start(self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str) -> subprocess.Popen[str]:
+        """The command within a script of the shell, all its processes marked. An empty variable is not set."""
+        self.mark = uuid.uuid4().hex
+        command = [sys.executable, str(MODULE), *self.sync.options, "-r", "us-east-1", *options]
+        return subprocess.Popen(
+            [*(UNSHARE if mounts else ()), "sh", "-c", script, "sh", *command],
+            env={name: value for name, value in {**self.sync.env, "MARK": self.mark, **env}.items() if value},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> Ran:
+        """What the user sees. When this returns, all that the run has started has ended."""
+        ran = self.sync.end(process)
+        assert "Traceback" not in ran.stdout + ran.stderr or python_was_starting(ran), ran.stderr
+        deadline = time.monotonic() + 60
+        while processes(self.mark):
+            assert time.monotonic() < deadline, "a process outlives the run"
+            time.sleep(0.01)
+        return ran
+
+    def __call__(self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str) -> Ran:
+        return self.end(self.start(*options, script=script, mounts=mounts, **env))
+
+    def strike_all(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the run, as systemd does."""
+        for pid in processes(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGKILL and processes(self.mark):  # one that was started meanwhile
+            self.strike_all(number)
+
+    def assert_kept(self) -> None:
+        there = self.held() in {BEFORE, *self.sync.secrets()}
+        assert there, "the connection is lost"
+
+    def assert_newest(self) -> None:
+        newest = self.held() == self.ecr.tokens["us-east-1", ACCOUNT][-1]
+        assert newest, "not the newest token"
+
+    def assert_no_token(self) -> None:
+        """None in a file or an argument. After kill -9 of all, a pipe without an end may be left."""
+        watcher = Watcher(self.sync.secrets, self.folder, Path("/dev/shm"))
+        watcher.look()
+        assert watcher.seen <= {str(self.store)}
+        left = self.folder.glob("**/ecr-airflow-sync-*/**/*")
+        assert [path for path in left if path.is_file() and not path.is_symlink()] == []
+
+    def assert_heals(self) -> Ran:
+        ran = self()
+        assert (ran.status, ran.stderr) == (0, "")
+        self.assert_newest()
+        return ran
+
+
+def python_was_starting(ran: Ran) -> bool:
+    """Whether a signal came before Python had read a line of ours: what it says then is its own."""
+    return re.match(r"Fatal Python error: init_|KeyboardInterrupt\n$", ran.stderr) is not None
+
+
+def processes(mark: str) -> list[int]:
+    """Those that have the mark in their environment, in whatever session."""
+    found = []
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if entry.name.isdigit() and mark.encode() in Path(entry.path, "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def in_store(store: Path) -> Held:
+    """A connection that a fake Airflow holds from the start."""
+    store.write_text(json.dumps({"docker_default": {"password": BEFORE}}))
+
+    def held() -> str | None:
+        fields: dict[str, str] = json.loads(store.read_text()).get("docker_default", {})
+        return fields.get("password") or fields.get("conn_password")
+
+    return held
+
+
+def in_database(url: str) -> Held:
+    """A connection that a metadata database holds from the start."""
+    fernet = Fernet(FERNET_KEY)
+    values = f"'docker_default', 'docker', '{fernet.encrypt(BEFORE.encode()).decode()}', true, false"
+    execute(url, "DELETE FROM connection WHERE conn_id = 'docker_default'")
+    execute(
+        url,
+        f"INSERT INTO connection (conn_id, conn_type, password, is_encrypted, is_extra_encrypted) VALUES ({values})",
+    )
+
+    def held() -> str | None:
+        with contextlib.closing(connect(url)) as database:
+            cursor = database.cursor()
+            cursor.execute("SELECT password FROM connection WHERE conn_id = 'docker_default'")
+            rows = cursor.fetchall()
+        assert len(rows) < 2, "two rows"
+        return fernet.decrypt(rows[0][0].encode()).decode() if rows else None
+
+    return held
+
+
+class HalfAnswers(socketserver.StreamRequestHandler):
+    """An ECR that hangs up in the middle of each token."""
+
+    token = new_token(time.time() + 43200)
+
+    def handle(self) -> None:
+        self.connection.recv(65536)
+        body = '{"authorizationData": [{"authorizationToken": "'
+        body += base64.b64encode(f"AWS:{self.token}".encode()).decode()[:2000]
+        self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{body}".encode())
