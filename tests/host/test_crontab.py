@@ -95,7 +95,7 @@ def test_overlapping_one_is_skipped(worker: Worker, machine: Machine) -> None:
     with cron(machine, "00:29:58", speed=300) as said:  # half an hour in six seconds
         wait_until(lambda: said("CMD") == 2 and said("END") == 1)
         assert len(worker.ecr.calls) == 1
-        assert sum("/bin/python" in process for process in worker.processes()) == 1
+        assert sum("python /opt/ecr-airflow-sync/" in process for process in worker.processes()) == 1
         wait_until(worker.is_fresh)
     assert machine.path(MAIL).read_text() == ""
 
