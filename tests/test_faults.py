@@ -91,13 +91,13 @@ def strike(scene: Scene, way: Way, moments: int) -> None:
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
 def test_a_signal(on_fake: Callable[..., Scene], way: Way, version: str) -> None:
-    strike(on_fake(version), way, MOMENTS or (8 if way[1] == "alone" else 3))
+    strike(on_fake(version), way, MOMENTS or (5 if way[1] == "alone" else 2))
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
 @pytest.mark.parametrize("way", REAL_WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
 def test_a_signal_with_a_real_airflow(on_real: Callable[[str], Scene], way: Way, version: str) -> None:
-    strike(on_real(version), way, MOMENTS or 3)
+    strike(on_real(version), way, MOMENTS or 2)
 
 
 @pytest.mark.airflow
@@ -107,7 +107,7 @@ def test_a_signal_with_airflowctl(
 ) -> None:
     sync.env.update(api_server.client(tmp_path / "client"))
     sync.options = ["--airflow", str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl")]
-    strike(Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE])), way, MOMENTS or 3)
+    strike(Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE])), way, MOMENTS or 2)
 
 
 # --- the table ---
