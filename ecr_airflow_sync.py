@@ -99,6 +99,7 @@ except ImportError:
 script, marker, version = sys.argv[1], sys.stdin.readline().strip(), None
 requests = os.fdopen(os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+folder = os.path.join(tempfile.gettempdir(), "ecr-airflow-sync-" + marker)
 
 
 def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
@@ -108,7 +109,7 @@ def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
 
 
 signal.signal(signal.SIGTERM, stop)
-folder = tempfile.mkdtemp(prefix="ecr-airflow-sync-")
+os.mkdir(folder, 0o700)
 
 
 def answer(facts):
