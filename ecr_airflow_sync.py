@@ -554,16 +554,14 @@ class Airflow:
         is wrong with one connection must not stop the others.
         """
         failed: dict[str, Answer] = {}
-        singly, hidden = (
-            [{i: fields} for i, fields in connections.items()],
-            [f["password"] for f in connections.values()],
-        )
+        singly = [{conn_id: fields} for conn_id, fields in connections.items()]
+        hidden = [fields["password"] for fields in connections.values()]
         batches = [connections] if self.method == "import" else singly
         for _ in range(2):
             for batch in batches:
                 commands, successes = zip(*self._commands(batch))
                 answers = self._run(commands, batch if self.method == "import" else None)
-                for answer in answers:
+                for answer in answers if log.isEnabledFor(logging.DEBUG) else ():
                     log.debug("%s", _mask(answer.output, hidden).strip())
                 for conn_id in batch:
                     still = failed.pop(conn_id, None)
@@ -788,8 +786,9 @@ def sync(
     targets = _configured(config, common) if config else _targets(regions, registries, common)
     asked = Airflow(airflow, timeout, airflow_version, method)
     report = _synced(targets, asked, check, dry_run, None if check else renew_before, force)
-    if _problems(report):
-        raise SyncError(_problems(report), report)
+    problems = _problems(report)
+    if problems:
+        raise SyncError(problems, report)
     return report
 
 
@@ -828,9 +827,14 @@ def _identified(airflow: Airflow, targets: list[Connection]) -> list[Connection]
     """The targets, each with what its aws_conn_id holds."""
     ids = [t.aws_conn_id for t in targets if t.aws_conn_id]
     found = airflow.read(ids) if ids else {}
-    targets = [replace(t, held=found.get(t.aws_conn_id or "")) for t in targets]
-    why = "aws_conn_id {0.aws_conn_id}: {0.held}".format
-    return [replace(t, error=why(t)) if isinstance(t.held, str) else t for t in targets]
+    identified = []
+    for t in targets:
+        held = found.get(t.aws_conn_id or "")
+        if isinstance(held, str):
+            identified.append(replace(t, error=f"aws_conn_id {t.aws_conn_id}: {held}"))
+        else:
+            identified.append(replace(t, held=held))
+    return identified
 
 
 def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:

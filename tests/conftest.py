@@ -48,10 +48,17 @@ class Command:
     secrets: Callable[[], list[str]]
     options: list[str] = field(default_factory=list)
 
+    def arguments(self, *options: str) -> list[str]:
+        return [sys.executable, str(MODULE), *self.options, *options]
+
     def start(self, *options: str, **more: str) -> subprocess.Popen[str]:
+        return self.launch(self.arguments(*options), {**self.env, **more})
+
+    def launch(self, arguments: list[str], env: dict[str, str], cwd: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(MODULE), *self.options, *options],
-            env={**self.env, **more},
+            arguments,
+            env=env,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

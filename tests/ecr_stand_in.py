@@ -285,12 +285,17 @@ class EcrStandIn(ThreadingHTTPServer):
         return fault
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: EcrStandIn
+class QuietHandler(BaseHTTPRequestHandler):
+    """Says nothing: credentials, and what is asked and answered, must not end in a log."""
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: what is asked and answered must not end in a log."""
+        pass
+
+
+class _Handler(QuietHandler):
+    server: EcrStandIn
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))

@@ -30,6 +30,13 @@ def load() -> dict[str, dict[str, str]]:
     return json.loads(STORE.read_text()) if STORE.exists() else {}
 
 
+def save(stored: dict[str, dict[str, str]]) -> None:
+    """In one step, as a database commits."""
+    new = Path(f"{STORE}.{os.getpid()}.new")
+    new.write_text(json.dumps(stored))
+    new.replace(STORE)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="airflow", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -74,7 +81,7 @@ def delete(conn_id: str) -> None:
         refuse(f"Did not find a connection with `conn_id`={conn_id}")
     else:
         del stored[conn_id]
-        STORE.write_text(json.dumps(stored))
+        save(stored)
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
 
@@ -87,7 +94,7 @@ def add(conn_id: str, fields: dict[str, str]) -> None:
     print(f"Successfully added `conn_id`={conn_id} : {fields['conn_type']}://...")
     if TROUBLE == "rolled back":
         raise RuntimeError("server closed the connection unexpectedly")
-    STORE.write_text(json.dumps({**stored, conn_id: fields}))
+    save({**stored, conn_id: fields})
 
 
 def import_file(name: str) -> None:
@@ -102,9 +109,9 @@ def import_file(name: str) -> None:
         if TROUBLE == f"fail {conn_id}":
             raise ValueError(f"cannot store {conn_id}, of all things")
         if TROUBLE == "collide once" and not load():
-            STORE.write_text(json.dumps({conn_id: {"password": "of another host"}}))
+            save({conn_id: {"password": "of another host"}})
             raise IntegrityError("(psycopg2.errors.UniqueViolation) duplicate key value")
-        STORE.write_text(json.dumps({**load(), conn_id: fields}))
+        save({**load(), conn_id: fields})
         print(f"Imported connection {conn_id}")
 
 

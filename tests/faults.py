@@ -10,7 +10,6 @@ import re
 import signal
 import socketserver
 import subprocess
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from airflows import FERNET_KEY
-from conftest import MODULE, Command, Ran
+from conftest import Command, Ran
 from cryptography.fernet import Fernet
 from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
 from postgres import connect, execute
@@ -39,23 +38,16 @@ class Scene:
     ecr: EcrStandIn
     folder: Path
     held: Held
-    store: Path | None = None  # of a fake Airflow, which is where a token belongs
+    store: Path | None = None  # of a fake Airflow, where a token belongs, and beside it while it is saved
     mark: str = ""
 
     def start(self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str) -> subprocess.Popen[str]:
         """The command within a script of the shell, all its processes marked. An empty variable is not set."""
         self.mark = uuid.uuid4().hex
-        command = [sys.executable, str(MODULE), *self.sync.options, "-r", "us-east-1", *options]
-        return subprocess.Popen(
-            [*(UNSHARE if mounts else ()), "sh", "-c", script, "sh", *command],
-            env={name: value for name, value in {**self.sync.env, "MARK": self.mark, **env}.items() if value},
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
+        command = self.sync.arguments("-r", "us-east-1", *options)
+        env = {name: value for name, value in {**self.sync.env, "MARK": self.mark, **env}.items() if value}
+        prefix = UNSHARE if mounts else ()
+        return self.sync.launch([*prefix, "sh", "-c", script, "sh", *command], env, self.folder)
 
     def end(self, process: subprocess.Popen[str]) -> Ran:
         """What the user sees. When this returns, all that the run has started has ended."""
@@ -90,7 +82,7 @@ class Scene:
         """None in a file or an argument. After kill -9 of all, a pipe without an end may be left."""
         watcher = Watcher(self.sync.secrets, self.folder, Path("/dev/shm"))
         watcher.look()
-        assert watcher.seen <= {str(self.store)}
+        assert {place for place in watcher.seen if not place.startswith(str(self.store))} == set()
         left = self.folder.glob("**/ecr-airflow-sync-*/**/*")
         assert [path for path in left if path.is_file() and not path.is_symlink()] == []
 

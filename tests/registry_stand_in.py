@@ -22,13 +22,13 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ecr_stand_in import PUBLIC_HOST, EcrStandIn
+from ecr_stand_in import PUBLIC_HOST, EcrStandIn, QuietHandler
 
 # An asterisk stands for one label, as in a certificate.
 HOSTS = (
@@ -151,15 +151,11 @@ class RegistryStandIn(ThreadingHTTPServer):
         }
 
 
-class _Proxy(BaseHTTPRequestHandler):
+class _Proxy(QuietHandler):
     """The side that clients connect to."""
 
     server: RegistryStandIn
-    protocol_version = "HTTP/1.1"
     timeout = 60
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: credentials must not end in a log."""
 
     def do_CONNECT(self) -> None:
         self.close_connection = True
@@ -184,11 +180,10 @@ class _Proxy(BaseHTTPRequestHandler):
         self.do_GET()
 
 
-class _Registry(BaseHTTPRequestHandler):
+class _Registry(QuietHandler):
     """What is at the other end of a tunnel: one host's registry."""
 
     server: RegistryStandIn
-    protocol_version = "HTTP/1.1"
 
     def __init__(
         self, tunnel: ssl.SSLSocket, address: tuple[str, int], server: RegistryStandIn, host: str, trouble: Trouble
@@ -196,9 +191,6 @@ class _Registry(BaseHTTPRequestHandler):
         self.host = host
         self.trouble = trouble
         super().__init__(tunnel, address, server)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: credentials must not end in a log."""
 
     def parse_request(self) -> bool:
         """Record whatever comes, methods that are not served as well."""
@@ -240,12 +232,12 @@ class _Registry(BaseHTTPRequestHandler):
     def _judged(self, encoded: str) -> Answer:
         """The answer to Basic credentials, or what ECR Public takes as a bearer token."""
         ecr = self.server.ecr
-        login, password = _login_and_password(encoded)
+        login, password = login_and_password(encoded)
         if ecr.accepts(self.host, login, password):
             return Answer(200)
         if self.host != PUBLIC_HOST and ecr.is_expired(password):
-            return _denied(403, EXPIRED)
-        return _denied(400, INVALID)
+            return denied(403, EXPIRED)
+        return denied(400, INVALID)
 
     def _public(self) -> Answer:
         path = urlsplit(self.path).path
@@ -259,7 +251,7 @@ class _Registry(BaseHTTPRequestHandler):
             challenge = f'Bearer realm="{realm}",service="{self.host}",scope="aws"'
             return Answer(401, b"Not Authorized\n", (("WWW-Authenticate", challenge),))
         if scheme != "bearer":
-            return _denied(400, INVALID)
+            return denied(400, INVALID)
         if value not in self.server.bearers:
             return self._judged(value)
         encoded = self.server.bearers[value]
@@ -269,7 +261,7 @@ class _Registry(BaseHTTPRequestHandler):
         """A bearer token: of an account's for its credentials, of nobody's without."""
         scheme, value = self._authorization()
         if scheme not in ("", "basic"):
-            return _denied(400, INVALID)
+            return denied(400, INVALID)
         judged = self._judged(value) if scheme else Answer(200)
         if judged.status != 200:
             return judged
@@ -302,7 +294,7 @@ def _record(handler: _Proxy | _Registry, host: str, path: str) -> None:
     handler.server.requests.append(request)
 
 
-def _login_and_password(encoded: str) -> tuple[str, str]:
+def login_and_password(encoded: str) -> tuple[str, str]:
     """What is in base64, or nothing."""
     try:
         login, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
@@ -311,7 +303,7 @@ def _login_and_password(encoded: str) -> tuple[str, str]:
     return login, password
 
 
-def _denied(status: int, message: str) -> Answer:
+def denied(status: int, message: str) -> Answer:
     errors = [{"code": "DENIED", "message": message}]
     return Answer(status, json.dumps({"errors": errors}).encode())
 

@@ -7,18 +7,15 @@ behind it, and may only read there.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import ssl
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecr_stand_in import EcrStandIn
-from registry_stand_in import EXPIRED, INVALID, make_certificates
+from ecr_stand_in import EcrStandIn, QuietHandler
+from registry_stand_in import EXPIRED, INVALID, denied, login_and_password, make_certificates
 
 PASSED_ON = ("Content-Type", "Content-Length", "Docker-Content-Digest", "ETag")
 
@@ -45,17 +42,13 @@ class RegistryFront(ThreadingHTTPServer):
         """A client that hangs up is no error of ours."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: RegistryFront
-    protocol_version = "HTTP/1.1"
     timeout = 60
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: credentials must not end in a log."""
 
     def do_GET(self) -> None:
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")
-        login, password = _login_and_password(value)
+        login, password = login_and_password(value)
         if self.headers.get("Host") != self.server.host:
             self._send(404, b"", {})
         elif scheme.lower() != "basic":
@@ -72,9 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def _deny(self, status: int, message: str) -> None:
-        errors = [{"code": "DENIED", "message": message}]
-        kind = {"Content-Type": "application/json"}
-        self._send(status, json.dumps({"errors": errors}).encode(), kind)
+        self._send(status, denied(status, message).body, {"Content-Type": "application/json"})
 
     def _pass_on(self) -> None:
         headers = {"Accept": ", ".join(self.headers.get_all("Accept", []))}
@@ -99,12 +90,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _login_and_password(encoded: str) -> tuple[str, str]:
-    """What is in base64, or nothing."""
-    try:
-        login, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return login, password
