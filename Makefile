@@ -6,12 +6,13 @@ BIN = $(VENV)/bin
 AIRFLOW ?=
 TESTS ?= tests
 
-.PHONY: help demo test quick host e2e faults figures bench lint package clean
+.PHONY: help demo test quick coverage host e2e faults figures bench lint package clean
 
 help:
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
 	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
 	@echo 'make quick    those among them that start no real Airflow'
+	@echo 'make coverage which lines of the module those among them run'
 	@echo 'make host     systemd, cron, sudo and Docker, for real: needs root'
 	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
 	@echo 'make faults   kill and stop it at twenty moments of each method: half an hour'
@@ -35,6 +36,13 @@ test: $(VENV)/ready
 
 quick: $(VENV)/ready
 	$(BIN)/python -m pytest $(TESTS) -m 'not figures and not host and not e2e and not airflow' -n 4 -q
+
+coverage: export COVERAGE_FILE = $(abspath $(VENV))/coverage/data
+coverage: $(VENV)/ready
+	rm -rf $(VENV)/coverage && mkdir $(VENV)/coverage
+	$(BIN)/coverage run -m pytest -m 'not figures and not host and not e2e and not airflow' -n 4 -q
+	-$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=98
 
 host: $(VENV)/ready
 	$(BIN)/python -m pytest -m host tests/host

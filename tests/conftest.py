@@ -93,6 +93,7 @@ def sync(ecr: EcrStandIn, tmp_path: Path) -> Command:
     """The command, with credentials for the stand-in and no Airflow yet."""
     (tmp_path / "tmp").mkdir()
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), **environment(ecr.url)}
+    env.update({name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")})
     return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])
 
 
