@@ -126,7 +126,7 @@ def feed(name, connections):
         json.dump(connections, fifo)
 
 
-def run(argv, connections):
+def run(argv, connections, name):
     sys.argv = [script] + argv
     if connections:  # by a pipe with a name, for no token may be in a file
         sys.argv.append(os.path.join(tempfile.mkdtemp(dir=folder), "connections.json"))
@@ -135,7 +135,7 @@ def run(argv, connections):
         feeder.daemon = True
         feeder.start()
     try:
-        runpy.run_path(script, run_name="__main__")
+        runpy.run_path(script, run_name=name)
         return 0
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
@@ -149,7 +149,7 @@ def run(argv, connections):
     except EnvironmentError:  # nobody listens any more, which may be what stopped it
         for number in 1, 2:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-        return run(argv, connections)
+        return run(argv, connections, name)
 
 
 # Airflow 3 compiles all secrets that it has seen into one expression, anew for each: with ten
@@ -178,7 +178,7 @@ for line in iter(requests.readline, ""):
     watch = threading.Timer(request["timeout"], stop)
     watch.start()
     for argv in request["commands"]:
-        answer(run(argv, request["connections"]))
+        answer(run(argv, request["connections"], request["name"]))
     watch.cancel()
 shutil.rmtree(folder, ignore_errors=True)
 """
@@ -510,6 +510,7 @@ class Airflow:
         self.command, self.version, self.method, self._timeout = command, version or "", method, timeout
         self._argv = [*prefix, "sh", "-c", FIND_PYTHON, self.script]
         self._marker, self._unread, self._end = secrets.token_hex(16), b"", ""
+        self._importing, self._imported = 0.0, Answer(0, "")
 
     def __enter__(self) -> Airflow:
         try:  # a session of its own, so that it and its children can be ended as one group
@@ -524,11 +525,12 @@ class Airflow:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._close(0 if kind else GRACE)  # at once after Ctrl-C, and SIGTERM as main takes it
+        # At once after Ctrl-C, after SIGTERM as main takes it, and where no command followed the imports.
+        self._close(0 if kind or self._importing else GRACE)
 
     def _meet(self) -> None:
         """Send the program, and judge what it tells of itself."""
-        ((here, _),) = self._converse(f"{json.dumps(DOOR)}\n{self._marker}\n", 1)
+        here, _ = self._receive(self._send(f"{json.dumps(DOOR)}\n{self._marker}"))
         _refuse(self._end, self._end, Failure)
         version, name, home, self.place, self._ctl, self.shadows = here
         self.executable, self.version = name, self.version or version
@@ -546,6 +548,10 @@ class Airflow:
         imports = self.method == "import"
         _refuse(imports and old, f"method import needs Airflow 2.6 or later; {name} is {self.version}")
         _refuse(self._ctl and not imports, "airflowctl has the method import only")
+
+    def begin(self) -> None:
+        """Have it import what its script imports, which is most of a start. The next command waits for that."""
+        self._importing = self._request([["version"]], None, "not main")
 
     def write(self, connections: Fields) -> dict[str, str]:
         """Write all in one Airflow start; returns why, for each that was not written.
@@ -619,15 +625,23 @@ class Airflow:
 
     def _run(self, commands: Sequence[Sequence[str]], connections: Fields | None = None) -> list[Answer]:
         """Run commands of the airflow script; ``connections`` are for a file that the last word names."""
-        request = {"commands": commands, "connections": connections, "timeout": self._timeout}
-        return [Answer(*told) for told in self._converse(json.dumps(request) + "\n", len(commands))]
+        if self._importing:
+            self._imported, self._importing = Answer(*self._receive(self._importing)), 0.0
+        if self._imported.exit != 0:
+            return [self._imported] * len(commands)
+        deadline = self._request(commands, connections, "__main__")
+        return [Answer(*self._receive(deadline)) for _ in commands]
 
-    def _converse(self, text: str, answers: int) -> list[tuple[Any, str]]:
-        deadline = time.monotonic() + self._timeout
+    def _request(self, commands: Sequence[Sequence[str]], connections: Fields | None, name: str) -> float:
+        request = {"commands": commands, "connections": connections, "name": name, "timeout": self._timeout}
+        return self._send(json.dumps(request))
+
+    def _send(self, line: str) -> float:
+        """Returns when the answer is late."""
         with suppress(OSError, ValueError):  # it has ended, as the answers will tell
-            self._process.stdin.write(text.encode())
+            self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
-        return [self._receive(deadline) for _ in range(answers)]
+        return time.monotonic() + self._timeout
 
     def _receive(self, deadline: float) -> tuple[Any, str]:
         """The next answer, and what was printed before it; None if none comes."""
@@ -806,6 +820,8 @@ def _synced(
             # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
             threading.Thread(target=_import_boto3).start()
             with airflow as met:
+                if not check and not dry_run:
+                    met.begin()
                 told = _check(met, told) if check else _authorize(_identified(met, told))
                 if not check and not dry_run:
                     told = _written(met, told)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from airflows import FERNET_KEY
-from conftest import Command, Ran
+from conftest import Command, Ran, lines_of_ours
 from cryptography.fernet import Fernet
 from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
 from postgres import connect, execute
@@ -94,8 +94,8 @@ class Scene:
 
 
 def python_was_starting(ran: Ran) -> bool:
-    """Whether a signal came before Python had read a line of ours: what it says then is its own."""
-    return re.match(r"Fatal Python error: init_|KeyboardInterrupt\n$", ran.stderr) is not None
+    """Whether a signal came before our own handling of it: what Python says then is its own."""
+    return bool(re.match(r"Fatal Python error: init_|KeyboardInterrupt\n$", ran.stderr) or lines_of_ours(ran.stderr))
 
 
 def processes(mark: str) -> list[int]:
