@@ -66,9 +66,8 @@ $(VENV)/lint: $(VENV)/ready
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -c 'import ecr_airflow_sync as module; print(module.DOOR.strip())' >$(VENV)/door.py
-	$(BIN)/ruff format --check --config ruff.toml $(VENV)/door.py
-	$(BIN)/ruff check --config ruff.toml --ignore BLE001,RUF005,S110,T201,UP $(VENV)/door.py
+	$(BIN)/python -c 'import ecr_airflow_sync as module; print("marker = timeout = 1" + module.DOOR)' >$(VENV)/door.py
+	$(BIN)/ruff check --config ruff.toml --ignore BLE001,E401,E402,I001,RUF005,S110,UP $(VENV)/door.py
 	$(BIN)/mypy ecr_airflow_sync.py tests examples
 
 package: $(VENV)/lint

@@ -11,16 +11,13 @@ import signal
 import sys
 
 # Ctrl-C during the imports is no traceback. Where it is ignored, as by nohup, it stays so.
-if (
-    sys.argv[0].endswith(("ecr-airflow-sync", "ecr_airflow_sync.py"))
-    and signal.getsignal(signal.SIGINT) == signal.default_int_handler
-):
+_ours = sys.argv[0].endswith(("ecr-airflow-sync", "ecr_airflow_sync.py"))
+if _ours and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import base64
 import configparser
 import difflib
-import errno
 import hashlib
 import importlib.util
 import json
@@ -35,23 +32,24 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence, Tuple
 
 import click
 
 __version__ = "0.1.0"
-
 METHODS = ("auto", "import", "delete-add")
 KEYS = ("region", "registry", "profile", "role_arn", "external_id", "aws_conn_id", "host", "extra")  # of a section
+FACTS = ("conn_id", "registry", "region", "host")  # of a connection, to be told and kept
 PUBLIC, PUBLIC_REGION, PUBLIC_HOST = "public", "us-east-1", "public.ecr.aws"
 GRACE = 5.0  # seconds that a child has to end by itself before it is killed
 PARTITIONS = r"(amazonaws\.(com|com\.cn|eu)|s?c2s\.(ic|sgov)\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
-Fields = Mapping[str, Mapping[str, str]]  # of connections by id, as in Airflow's import file
+Answer = Tuple[Any, str]  # how a command of Airflow's ended (None: it never did), and what it printed
+PLACEHOLDER = r"\{(registry|region)\}"  # in a template
 UTC = "%Y-%m-%d %H:%M UTC"
 
 # Run as `sh -c FIND_PYTHON <airflow script>` wherever --airflow leads: starts the interpreter that the script's first
@@ -63,54 +61,36 @@ script=$(command -v -- "$0") || fail 127 "not found, with PATH $PATH; name the s
 as in --airflow /opt/airflow/bin/airflow (cron's PATH is short)"
 [ -r "$script" ] || fail 126 "$script cannot be read by $(id -un)"
 { IFS= read -r first; IFS= read -r second; } <"$script"
-python=
-case $first in '#!'*)
-  for word in ${first#??}; do
-    case ${word##*/} in python | python[0-9]* | pypy*) python=${first#??} ;; esac
-  done ;;
-esac
+case $first in '#!'*python* | '#!'*pypy*) python=${first#??} ;; *) python= ;; esac
 case $second in "'''exec' "*) python=${second#* } python=${python%' "$0" "$@"'} ;; esac
-[ -n "$python" ] ||
-  fail 126 "$script is no Python script (a shell wrapper, a shim?); name the airflow script behind it with --airflow"
+[ -n "$python" ] || fail 126 "$script is no Python script (a wrapper, a shim?); name the one behind it with --airflow"
 door='import sys; sys.path[:] = [p for p in sys.path if p]; import json
 exec(json.loads(sys.stdin.readline() or sys.exit("stdin is closed; docker exec needs -i")))'
-unset FORCE_COLOR TTY_COMPATIBLE # airflowctl breaks and paints its answers
-exec env COLUMNS=100000 TERM=dumb sh -c "exec $python -u -c \"\$1\" \"\$0\"" "$script" "$door"
+# airflowctl breaks and paints its answers; to mask ten tokens, as we do too, takes Airflow 3 half of the run
+unset FORCE_COLOR TTY_COMPATIBLE
+export COLUMNS=100000 TERM=dumb AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET=1000000
+exec sh -c "exec $python -u -c \"\$1\" \"\$0\"" "$script" "$door"
 """
 
-# Run by Airflow's own interpreter, whatever its age (Python 2.7, 3.5 and later). Lines that begin with a
-# marker tell its answers from all else that Airflow prints: first who is here, then one for each command.
+# Run by Airflow's own interpreter (Python 2.7, 3.5 and later), below a line that sets marker and timeout. Lines that
+# begin with the marker are its answers: first who is here, then one for each command.
 DOOR = r"""
-import json
-import os
-import runpy
-import shutil
-import signal
-import sys
-import tempfile
-import threading
-import traceback
-
+import json, os, runpy, shutil, signal, sys, tempfile, threading, traceback
 try:
     from importlib.metadata import distribution
 except ImportError:
     from pkg_resources import get_distribution as distribution
-
-script, marker, version = sys.argv[1], sys.stdin.readline().strip(), None
-requests = os.fdopen(os.dup(0))
+script, version, requests = sys.argv[1], None, os.fdopen(os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 folder = os.path.join(tempfile.gettempdir(), "ecr-airflow-sync-" + marker)
-
 
 def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
     os._exit(137)  # as process 1 of a container
 
-
 signal.signal(signal.SIGTERM, stop)
 os.mkdir(folder, 0o700)
-
 
 def answer(facts):
     try:
@@ -120,49 +100,39 @@ def answer(facts):
     except (EnvironmentError, ValueError):
         pass  # nobody listens any more: what was begun is finished all the same
 
-
-def feed(name, connections):
-    with open(name, "w") as fifo:
-        json.dump(connections, fifo)
-
-
 def run(argv, connections, name):
-    sys.argv = [script] + argv
+    sys.argv, said = [script] + argv, 0
     if connections:  # by a pipe with a name, for no token may be in a file
         sys.argv.append(os.path.join(tempfile.mkdtemp(dir=folder), "connections.json"))
         os.mkfifo(sys.argv[-1], 0o600)
-        feeder = threading.Thread(target=feed, args=(sys.argv[-1], connections))
+        def feed(name=sys.argv[-1]):
+            with open(name, "w") as fifo:
+                json.dump(connections, fifo)
+        feeder = threading.Thread(target=feed)
         feeder.daemon = True
         feeder.start()
     try:
         runpy.run_path(script, run_name=name)
-        return 0
     except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return end.code or 0
-        said = "%s\n" % (end.code,)
+        said = end.code or 0
     except BaseException:
         said = traceback.format_exc()
     try:
-        sys.stderr.write(said)
-        return 1
+        if not isinstance(said, int):
+            sys.stderr.write("%s\n" % (said,))
+            said = 1
+        return said
     except EnvironmentError:  # nobody listens any more, which may be what stopped it
         for number in 1, 2:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         return run(argv, connections, name)
 
-
-# Airflow 3 compiles all secrets that it has seen into one expression, anew for each: with ten
-# tokens, half of the run. What it prints goes to our own mask in any case.
-os.environ.setdefault("AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET", "1000000")
 sys.path.insert(0, os.path.dirname(script))
 home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
-place = "AIRFLOW_HOME " + home
-ctl = os.path.basename(script) in ("airflowctl", "apache-airflow-ctl")
+place, ctl = "AIRFLOW_HOME " + home, os.path.basename(script) in ("airflowctl", "apache-airflow-ctl")
 if ctl:  # with a token, but without this file, it would send all to http://localhost:8080
-    name = os.environ.get("AIRFLOW_CLI_ENVIRONMENT", "production") + ".json"
     try:
-        with open(os.path.join(home, name)) as file:
+        with open(os.path.join(home, os.environ.get("AIRFLOW_CLI_ENVIRONMENT", "production") + ".json")) as file:
             place = str(json.load(file)["api_url"])
     except Exception:
         place = ""
@@ -171,31 +141,57 @@ for name in ["apache-airflow-ctl"] if ctl else ["apache-airflow", "apache-airflo
         version = version or distribution(name).version
     except Exception:
         pass  # not installed, in the words of either library
-shadows = [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]
-answer([version, script, home, place, ctl, shadows])
+answer([version, script, home, place, ctl, [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]])
 for line in iter(requests.readline, ""):
-    request = json.loads(line)
-    watch = threading.Timer(request["timeout"], stop)
+    commands, connections, name = json.loads(line)
+    watch = threading.Timer(timeout, stop)
     watch.start()
-    for argv in request["commands"]:
-        answer(run(argv, request["connections"], request["name"]))
+    for argv in commands:
+        answer(run(argv, connections, name))
     watch.cancel()
 shutil.rmtree(folder, ignore_errors=True)
 """
 
+# What to do next: by AWS's error code and operation, or by botocore's exception; then by Airflow's words.
+_LATER = "the next run tries again"
+_NETWORK = "check the region, and this host's DNS, proxy and network"
+_NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
+_NEXT_STEPS = {
+    "AccessDenied.* GetAuth": "allow this identity ecr:GetAuthorizationToken on resource *",
+    "AccessDenied.* AssumeRole": "the role's trust policy (its external id?) and this identity's own must allow it",
+    "ConnectTimeout|EndpointConnection": _NETWORK,
+    "ConnectionClosed|ReadTimeout|Internal|Server|Unavailable|^5": _LATER,
+    "ExpiredToken|SSO|Retrieval": "renew the AWS credentials (aws sso login, a new role session, new keys)",
+    "InvalidParameter": "check the registry ids",
+    "InvalidSignature|SignatureDoesNotMatch|RequestExpired": "check the secret key, and this host's clock",
+    "(No|Partial)Cred|ProfileNot": "boto3 looked at the environment, ~/.aws and instance metadata; HOME is {home}",
+    "NoRegion": "give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's",
+    "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
+    "Throttling": f"{_LATER}; spread the hosts over the half hour",
+    "UnrecognizedClient|InvalidClientToken": "check the access key, and that it belongs to this partition",
+    "AttributeError|KeyError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
+}
+_LOG_IN = "airflowctl auth login --api-url https://… --skip-keyring"
+_CURES = {
+    "value too long|Data too long": "ECR's tokens do not fit (AIRFLOW-3014): ALTER TABLE connection ALTER COLUMN "
+    "password TYPE VARCHAR(5000) (MySQL: ALTER TABLE connection MODIFY password VARCHAR(5000))",
+    "Found more than one connection": "delete all of them in the UI, under Admin, Connections",
+    "Connection not found": "let ecr-airflow-sync write it, or create it",
+    "Keyring backend|Not authenticated|Invalid JWT|Token Expired": f"log in, with a new AIRFLOW_CLI_TOKEN: {_LOG_IN}",
+}
+
 log = logging.getLogger(__name__)
-
-
-class UsageError(click.UsageError):
-    """What was asked for cannot be done, whatever ECR and Airflow say. One line."""
+UsageError = click.UsageError  # what was asked for cannot be done, whatever ECR and Airflow say
 
 
 class SyncError(Exception):
-    """At least one connection is not as it should be. ``str()`` has a line for each reason."""
+    """At least one of the connections is not as it should be. ``str()`` has a line for each reason."""
 
-    def __init__(self, message: str, report: Report) -> None:
-        super().__init__(message)
-        self.report = report
+    def __init__(self, connections: list[Connection]) -> None:
+        errors = dict.fromkeys(c.error for c in connections if c.error)
+        struck = {error: [c.conn_id for c in connections if c.error == error] for error in errors}
+        super().__init__("\n".join(f"{', '.join(conn_ids)}: {error}" for error, conn_ids in struck.items()))
+        self.connections = connections
 
 
 class Failure(Exception):
@@ -211,23 +207,20 @@ def _refuse(wrong: object, reason: str, kind: type[Exception] = UsageError) -> N
 class Connection:
     """A docker connection on its way: what is asked for, by whom, what ECR grants, what became of it.
 
-    Region "" is what boto3 finds, registry None that of the caller's own account; conn_id and host_template
-    may hold {region} and {registry} until they are known. ``extra`` is JSON, ``expires_at`` UTC, ``held`` what
-    the Airflow connection ``aws_conn_id`` holds. ``status`` is written, fresh, planned or failed; after --check
-    fine, missing, shadowed, wrong host, refused or unreachable.
+    Region "" is what boto3 finds, registry None that of the caller's own account, host None ECR's plain one;
+    conn_id and host may hold {region} and {registry}, ``extra`` is JSON. ``expires_at`` is UTC. ``status`` is
+    written, fresh, planned or failed; after a check fine, missing, shadowed, wrong host, refused or unreachable.
     """
 
-    conn_id: str
+    conn_id: str = "docker_default"
     region: str = ""
     registry: str | None = None
     profile: str | None = None
     role_arn: str | None = None
     external_id: str | None = None
     aws_conn_id: str | None = None
-    host_template: str | None = None
-    extra: str | None = None
-    held: Mapping[str, Any] | None = field(default=None, repr=False)
     host: str | None = None
+    extra: str | None = None
     login: str | None = None
     password: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
@@ -236,66 +229,48 @@ class Connection:
 
     def fill(self, template: str) -> str:
         """The template with what is known."""
-        for key, value in (("{registry}", self.registry), ("{region}", self.region)):
-            template = template.replace(key, value or key)
-        return template
-
-    @property
-    def variable(self) -> str:
-        return f"AIRFLOW_CONN_{self.conn_id.upper()}"
-
-
-class Answer(NamedTuple):
-    """How a command of Airflow's ended (None: it never did), and what it printed."""
-
-    exit: Any
-    output: str
-
-    def shows(self, success: str, conn_id: str) -> object:
-        pattern = success.replace("NAME", re.escape(conn_id))
-        return re.search(pattern, f"{self.output}\nexit {self.exit}", re.MULTILINE)
-
-
-class Report(NamedTuple):
-    """What a run did. ``airflow`` is None where none was found, or none was needed."""
-
-    airflow: Airflow | None
-    connections: tuple[Connection, ...]
+        return re.sub(PLACEHOLDER, lambda found: getattr(self, found[1]) or found[0], template)
 
 
 # --- targets: what is asked for -------------------------------------------------------------------
-def _targets(regions: Sequence[str], registries: Sequence[str], common: Connection) -> list[Connection]:
-    """Every registry in every region, each with a connection id of its own."""
-    _refuse(str in (type(regions), type(registries)), "regions and registries are lists, also where there is one")
+def _targets(options: Mapping[str, Any]) -> list[Connection]:
+    """What the command's options ask for: every registry in every region, or the sections of a file."""
+    config, conn_id, regions, registries = (options[key] for key in ("config", "conn_id", "region", "registry"))
+    common = Connection(conn_id, extra=options["conn_extra"], **{key: options[key] for key in KEYS[2:-1]})
+    if config:
+        named = regions or registries or conn_id != Connection.conn_id
+        _refuse(named, "with --config, regions, registries and connection ids stand in the file")
+        return _configured(config, common)
     _refuse("" in regions and len(regions) > 1, "one of several regions is empty")
     pairs = [(region, registry) for region in regions or ("",) for registry in registries or (None,)]
-    targets = [_target(common, region=region, registry=registry) for region, registry in pairs]
-    targets = list(dict.fromkeys(targets))  # ECR Public is one, whatever the regions
-    if len({target.conn_id for target in targets}) < len(targets):
-        asked = {"{registry}": registries, "{region}": regions}
-        better = "_".join(
-            [common.conn_id, *(k for k, v in asked.items() if len(set(v)) > 1 and k not in common.conn_id)]
-        )
-        what = f"{len(targets)} registries would overwrite each other in {common.conn_id!r}"
+    return [replace(common, region=region, registry=registry) for region, registry in pairs]
+
+
+def _distinct(asked: Sequence[Connection]) -> list[Connection]:
+    """Targets that may be asked for, each with a connection id of its own; else UsageError."""
+    targets = list(dict.fromkeys(map(_valid, asked)))  # ECR Public is one, whatever the regions
+    if len({t.conn_id for t in targets}) < len(targets):
+        template = asked[0].conn_id
+        several = [f"{{{key}}}" for key in ("registry", "region") if len({getattr(t, key) for t in asked}) > 1]
+        better = "_".join([template, *(placeholder for placeholder in several if placeholder not in template)])
+        what = f"{len(targets)} registries would overwrite each other in {template!r}"
         raise UsageError(f"{what}: give each a connection of its own, as with --conn-id '{better}'")
     return targets
 
 
-def _target(common: Connection, **asked: str | None) -> Connection:
-    """A connection that may be asked for, else UsageError."""
-    t: Connection = replace(common, **asked)  # type: ignore[arg-type]
+def _valid(t: Connection) -> Connection:
+    """The target with what is known filled in, if it may be asked for; else UsageError."""
     if t.registry == PUBLIC:
-        t = replace(t, region=PUBLIC_REGION, host_template=PUBLIC_HOST)
+        t = replace(t, region=PUBLIC_REGION, host=PUBLIC_HOST)
     known = t.registry is None or re.fullmatch(rf"[0-9]{{12}}|{PUBLIC}", t.registry)
     _refuse(not known, f"registry {t.registry!r} is not an account id of twelve digits")
-    conn_id, host = (re.sub(r"\{(registry|region)\}", "x", text) for text in (t.conn_id, t.host_template or "x"))
+    conn_id, host = (re.sub(PLACEHOLDER, "x", text) for text in (t.conn_id, t.host or "x"))
     _refuse(set("{}") & set(conn_id), f"conn id {t.conn_id!r}: the placeholders are {{registry}} and {{region}}")
-    # As validate_key in airflow/utils/helpers.py wants it.
-    if not re.fullmatch(r"[\w.][\w.-]{0,199}", conn_id) or ".." in conn_id:
-        takes = "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and dots (not two in a row)"
-        raise UsageError(f"conn id {t.conn_id!r}: {takes}")
+    takes = "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and dots (not two in a row)"
+    good = re.fullmatch(r"[\w.][\w.-]{0,199}", conn_id) and ".." not in conn_id  # as its validate_key
+    _refuse(not good, f"conn id {t.conn_id!r}: {takes}")
     bare = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", host)
-    _refuse(not bare, f"host {t.host_template!r} is not a bare host, as in an image's name")
+    _refuse(not bare, f"host {t.host!r} is not a bare host, as in an image's name")
     _refuse(t.profile and t.aws_conn_id, "profile and aws_conn_id are two sources of credentials: give one")
     _refuse(t.external_id and not (t.role_arn or t.aws_conn_id), "external_id is for a role: give its role_arn")
     try:
@@ -313,87 +288,78 @@ def _configured(path: str, common: Connection) -> list[Connection]:
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
     try:
         with open(path, encoding="utf-8") as file:
-            writable = os.fstat(file.fileno()).st_mode & 0o022
-            _refuse(writable, f"{path}: others may write it; chmod go-w {shlex.quote(path)}")
-            text = file.read()
+            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+        _refuse(mode & 0o022, f"{path}: others may write it; chmod go-w {shlex.quote(path)}")
         parser.read_string(text, path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (configparser.Error, ValueError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    except (OSError, configparser.Error, ValueError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise UsageError(f"{path}: {why}") from None
     _refuse(not parser.sections(), f"{path}: no section, such as [docker_default]")
     return [_section(path, text, parser[name], common) for name in parser.sections()]
 
 
 def _section(path: str, text: str, section: configparser.SectionProxy, common: Connection) -> Connection:
-    asked, key = {"conn_id": section.name}, ""
+    key = ""
     try:
         for key, value in section.items():
             _refuse(not value, f"{key} has no value")
             _refuse("\n" in value and key != "extra", f"{key} has two lines")
             _refuse(key not in KEYS, f"unknown key {key}; there are {', '.join(KEYS)}")
-            asked["host_template" if key == "host" else key] = value
         key = ""
         _refuse("{" in section.name, "a section is a connection id, without placeholders")
-        return _target(common, **asked)
+        asked: dict[str, Any] = {"conn_id": section.name, **section}
+        return _valid(replace(common, **asked))
     except UsageError as error:
-        line = _line(text, section.name, key) or _line(text, "DEFAULT", key)
+        inside = rf"(?:(?!^\[).)*?^{re.escape(key)}[ \t]*=" if key else ""
+        starts = [rf"^[ \t]*\[{re.escape(name)}\]" for name in (section.name, "DEFAULT")]
+        places = [re.search(start + inside, text, re.M | re.S | re.I) for start in starts]
+        line = next((text.count("\n", 0, place.end()) + 1 for place in places if place), 0)
         raise UsageError(f"{path}, line {line}, [{section.name}]: {error}") from None
 
 
-def _line(text: str, section: str, key: str) -> int:
-    """The line of a key in a section; without a key, that of the section; 0 where there is none."""
-    inside = rf"(?:(?!^\[).)*?^{re.escape(key)}[ \t]*=" if key else ""
-    found = re.search(rf"^[ \t]*\[{re.escape(section)}\]{inside}", text, re.M | re.S | re.I)
-    return text.count("\n", 0, found.end()) + 1 if found else 0
-
-
 # --- tokens: what ECR grants ----------------------------------------------------------------------
-def _authorize(targets: Sequence[Connection]) -> list[Connection]:
-    """Ask for every token, in one call for each identity and region, all side by side."""
+def _authorize(targets: Sequence[Connection], held: Mapping[str, Any]) -> list[Connection]:
+    """Ask for every token, in one call for each identity and region. ``held`` is what their aws_conn_ids hold."""
     log.info("Asking ECR for %d token(s) ...", len(targets))
-    granted = {t.conn_id: t for t in targets if t.error}
+    granted: dict[str, Connection] = {}
     calls: dict[Any, list[Connection]] = {}
     for t in targets:
         kind = t.registry if t.registry in (None, PUBLIC) else "named"
-        if not t.error:
-            calls.setdefault((t.profile, t.role_arn, t.external_id, t.aws_conn_id, t.region, kind), []).append(t)
-    # Ten registries are ECR's limit, which botocore does not know.
-    batches = [asked[i : i + 10] for asked in calls.values() for i in range(0, len(asked), 10)]
-    # Daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region.
-    threads = [threading.Thread(target=_ask, args=(batch, granted), daemon=True) for batch in batches]
-    for thread in threads:
+        calls.setdefault((t.profile, t.role_arn, t.external_id, t.aws_conn_id, t.region, kind), []).append(t)
+    batches = [asked[i : i + 10] for asked in calls.values() for i in range(0, len(asked), 10)]  # ECR's limit
+    threads = [threading.Thread(target=_ask, args=(batch, held, granted), daemon=True) for batch in batches]
+    for thread in threads:  # daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region
         thread.start()
     for thread in threads:
         thread.join()
     return [granted[t.conn_id] for t in targets]
 
 
-def _ask(targets: Sequence[Connection], granted: dict[str, Connection]) -> None:
-    region, registries = targets[0].region, list(dict.fromkeys(t.registry for t in targets))
+def _ask(targets: Sequence[Connection], held: Mapping[str, Any], granted: dict[str, Connection]) -> None:
+    who, region, registries = targets[0], targets[0].region, list(dict.fromkeys(t.registry for t in targets))
     public, named = registries == [PUBLIC], {"registryIds": registries}
     try:
-        client = _client(targets[0], "ecr-public" if public else "ecr")
+        keys = held.get(who.aws_conn_id or "", {})
+        _refuse(isinstance(keys, str), f"aws_conn_id {who.aws_conn_id}: {keys}", Failure)
+        client = _client(who, keys, "ecr-public" if public else "ecr")
         region = client.meta.region_name
         answer = client.get_authorization_token(**({} if public or registries == [None] else named))
         data: Any = answer.get("authorizationData") or []
         entries = [{**data, "proxyEndpoint": PUBLIC_HOST}] if public else data
         granted.update({t.conn_id: _pick(replace(t, region=region), entries) for t in targets})
     except Exception as error:  # noqa: BLE001 - an answer that is not ECR's can raise anything
-        why = _explain(error, region)
+        why = str(error) if isinstance(error, Failure) else _explain(error, region)
         granted.update({t.conn_id: replace(t, error=why) for t in targets})
 
 
-def _client(who: Connection, service: Any) -> Any:
+def _client(who: Connection, held: Mapping[str, Any], service: Any) -> Any:
     """A client of that identity. Its session is its own, because sessions are not thread-safe."""
     import boto3  # here and not above: --help and usage errors need not wait for it
     from botocore.config import Config
 
-    retries: Any = {"mode": "standard", "total_max_attempts": 5}
-    config, held = Config(retries=retries, connect_timeout=5, read_timeout=10), who.held or {}
+    config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=10)
     extra = held.get("extra_dejson") or {}
-    # boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
-    region = who.region or extra.get("region_name") or os.environ.get("AWS_REGION") or None
+    region = who.region or extra.get("region_name") or os.environ.get("AWS_REGION") or None  # not read by boto3
     keys = (held.get("login"), held.get("password"), extra.get("aws_session_token"))
     session = boto3.Session(*keys, region, profile_name=who.profile or extra.get("profile_name"))
     role_arn, external_id = (getattr(who, key) or extra.get(key) for key in ("role_arn", "external_id"))
@@ -405,8 +371,7 @@ def _client(who: Connection, service: Any) -> Any:
         got = session.client("sts", config=config).assume_role(RoleArn=role_arn, **role)["Credentials"]
         keys = (got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"])
         session = boto3.Session(*keys, session.region_name)
-    # As in apache-airflow-providers-amazon, the connection's endpoint_url is not for STS.
-    return session.client(service, config=config, endpoint_url=extra.get("endpoint_url"))
+    return session.client(service, config=config, endpoint_url=extra.get("endpoint_url"))  # not for STS
 
 
 def _pick(target: Connection, entries: Iterable[Mapping[str, Any]]) -> Connection:
@@ -430,74 +395,35 @@ def _pick(target: Connection, entries: Iterable[Mapping[str, Any]]) -> Connectio
         wrong = [f"token for {whose} is not {'login, colon, password' if token else 'base64 of plain text'}"]
     if wrong:
         return replace(target, error=f"ECR's {wrong[0]}; {_LATER}")
-    expires_at = entry["expiresAt"].astimezone(timezone.utc)
-    target = replace(target, registry=registry, login=login, password=password, expires_at=expires_at)
-    conn_id, host = target.fill(target.conn_id), target.fill(target.host_template or host)
-    return replace(target, conn_id=conn_id, host=host, status="planned")
-
-
-_LATER = "the next run tries again"
-_NETWORK = "check the region, and this host's DNS, proxy and network"
-_NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
-_NEXT_STEPS = {  # by AWS's error code and operation, or by botocore's exception
-    "AccessDenied.* GetAuth": "allow this identity ecr:GetAuthorizationToken on resource *",
-    "AccessDenied.* AssumeRole": "the role's trust policy, which may want another external id, and this identity's own "
-    "policy must allow it",
-    "ConnectTimeout|EndpointConnection": _NETWORK,
-    "ConnectionClosed|ReadTimeout": _LATER,
-    "ExpiredToken|SSO|TokenRetrieval|CredentialRetrieval": "renew the AWS credentials (aws sso login, a new role "
-    "session, new keys)",
-    "InvalidParameter": "check the registry ids",
-    "InvalidSignature|SignatureDoesNotMatch": "check the secret key, and this host's clock",
-    "NoCredentials": "boto3 looked at AWS_ACCESS_KEY_ID, ~/.aws/credentials, ~/.aws/config and the metadata of "
-    "container and instance; HOME is {home}",
-    "NoRegion": "give --region, or set AWS_REGION, AWS_DEFAULT_REGION or the profile's",
-    "PartialCredentials": "boto3 looked at the environment and ~/.aws; complete them",
-    "ProfileNotFound": "boto3 looked in ~/.aws/config and ~/.aws/credentials; HOME is {home}",
-    "RequestExpired": "set this host's clock",
-    "SSLError": "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
-    "Throttling": f"{_LATER}; spread the hosts over the half hour",
-    "UnrecognizedClient|InvalidClientToken": "check the access key, and that it belongs to this partition",
-    "AttributeError|KeyError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
-}
+    target = replace(target, registry=registry, login=login, password=password, status="planned")
+    conn_id, host = target.fill(target.conn_id), target.fill(target.host or host)
+    return replace(target, conn_id=conn_id, host=host, expires_at=entry["expiresAt"].astimezone(timezone.utc))
 
 
 def _explain(error: Exception, region: str) -> str:
-    """AWS's or botocore's own words in one line, and what to do next."""
+    """AWS's or botocore's own words in one line (the others quote the signed request), and what to do next."""
     response, operation = getattr(error, "response", None) or {}, getattr(error, "operation_name", "")
     told = response.get("Error", {})
     code = str(told.get("Code") or type(error).__name__)
-    words = str(told.get("Message") or error).strip() or code
-    line = words.replace(":\n", ": ").splitlines()[0].rstrip(".")  # the others quote the signed request
+    line = (str(told.get("Message") or error).strip() or code).replace(":\n", ": ").splitlines()[0].rstrip(".")
     steps = [step for pattern, step in _NEXT_STEPS.items() if re.search(pattern, f"{code} {operation}")]
-    if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-        steps.append(_LATER)
     line = "; ".join([f"{code}: {line}" if told else line, *steps[:1]])
     where = ("STS" if operation == "AssumeRole" else "ECR") + (f" in {region}" if region else "")
-    hint = _likely_region(region) if code in ("EndpointConnectionError", "InvalidRegionError") else ""
-    return f"{where}: {_mask(line.replace('{home}', os.environ.get('HOME', 'not set')))}{hint}"
-
-
-def _likely_region(region: str) -> str:
-    """A hint for a region that botocore has never heard of, else nothing."""
-    import boto3
-
-    session, meant = boto3.Session(), region.lower().replace("_", "-")
-    known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ecr", p)]
-    close = difflib.get_close_matches(meant, known)
-    close.sort(key=lambda name: sorted(name) != sorted(meant))  # us-esat-1 is not us-west-1
-    return f"; did you mean {close[0]}?" if close and region not in known else ""
+    line = _mask(line.replace("{home}", os.environ.get("HOME", "not set")))
+    if code in ("EndpointConnectionError", "InvalidRegionError"):
+        session, meant = importlib.import_module("boto3").Session(), region.lower().replace("_", "-")
+        known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ecr", p)]
+        close = [] if region in known else difflib.get_close_matches(meant, known)
+        close.sort(key=lambda name: sorted(name) != sorted(meant))  # us-esat-1 is not us-west-1
+        line += f"; did you mean {close[0]}?" if close else ""
+    return f"{where}: {line}"
 
 
 # --- connections: what Airflow holds, and is to hold -----------------------------------------------
 class Airflow:
-    """The Airflow that a command line leads to: one process of its interpreter, within a ``with`` block.
+    """The Airflow that a command line leads to. ``place`` is its AIRFLOW_HOME, or the URL of its API."""
 
-    The process starts Airflow at the first command that it is given. ``place`` is its AIRFLOW_HOME, or the URL
-    of its API. ``with`` raises Failure where there is none, UsageError where it cannot do what is asked.
-    """
-
-    def __init__(self, command: str, timeout: float, version: str | None, method: str) -> None:
+    def __init__(self, command: str = "airflow", timeout: float = 120, version: str = "", method: str = "auto") -> None:
         try:
             *prefix, self.script = shlex.split(command) or [""]
         except ValueError as error:
@@ -506,93 +432,88 @@ class Airflow:
         old = version and parse_version(version) < (1, 10) and "ctl" not in self.script
         _refuse(old, f"Airflow {version} is older than 1.10, the oldest supported")
         _refuse(method not in METHODS, f"method {method!r} is none of {', '.join(METHODS)}")
-        _refuse(not 0 < timeout < threading.TIMEOUT_MAX, f"timeout {timeout:g} is not a positive number of seconds")
-        self.command, self.version, self.method, self._timeout = command, version or "", method, timeout
+        _refuse(not 0 < timeout < 1e6, f"timeout {timeout:g} is not a positive number of seconds")  # 12 days
+        self.command, self.version, self.method, self._timeout = command, version, method, timeout
         self._argv = [*prefix, "sh", "-c", FIND_PYTHON, self.script]
-        self._marker, self._unread, self._end = secrets.token_hex(16), b"", ""
-        self._importing, self._imported = 0.0, Answer(0, "")
+        self.executable, self._marker = "", secrets.token_hex(16)  # met by nobody yet
 
-    def __enter__(self) -> Airflow:
+    @contextmanager
+    def started(self, ahead: bool) -> Iterator[None]:
+        """One process of its interpreter, which imports Airflow at the first command, or ``ahead`` of it."""
+        self._unread, self._end, self._imported = b"", "", (0, "")
         try:  # a session of its own, so that it and its children can be ended as one group
             self._process: Any = Popen(self._argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True)
         except OSError as error:
             raise Failure(f"cannot run {self._argv[0]}: {error.strerror}; check --airflow, PATH") from None
+        patience = 0.0  # after Ctrl-C, and SIGTERM as main takes it
         try:
             self._meet()
-        except BaseException:
-            self._close(0)
-            raise
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        # At once after Ctrl-C, after SIGTERM as main takes it, and where no command followed the imports.
-        self._close(0 if kind or self._importing else GRACE)
+            self._importing = self._send([[["version"]], None, "imported"]) if ahead else 0.0
+            yield
+            patience = 0 if self._end or self._importing else GRACE
+        finally:
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):  # it does not listen any more
+                    pipe.close()  # type: ignore[union-attr]
+            for number, seconds in ((0, patience), (signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+                with suppress(OSError):  # gone, or another user's
+                    os.killpg(self._process.pid, number)
+                with suppress(TimeoutExpired):
+                    self._process.wait(seconds)
+                    break
 
     def _meet(self) -> None:
-        """Send the program, and judge what it tells of itself."""
-        here, _ = self._receive(self._send(f"{json.dumps(DOOR)}\n{self._marker}"))
+        ((here, _),) = self._receive(1, self._send(f"marker, timeout = {self._marker!r}, {self._timeout!r}{DOOR}"))
         _refuse(self._end, self._end, Failure)
         version, name, home, self.place, self._ctl, self.shadows = here
-        self.executable, self.version = name, self.version or version
-        if not self.version:
-            what = "runs in a Python without the package apache-airflow: name another script with --airflow, or say"
-            raise Failure(f"{name} {what} --airflow-version")
-        if not self.place:
-            what = f"has no login in AIRFLOW_HOME {home}: run there"
-            raise Failure(f"{name} {what} airflowctl auth login --api-url https://… --skip-keyring")
+        self.version = self.version or version
+        why = "runs in a Python without the package apache-airflow: name another script with --airflow, or say"
+        _refuse(not self.version, f"{name} {why} --airflow-version", Failure)
+        _refuse(not self.place, f"{name} has no login in AIRFLOW_HOME {home}: run there {_LOG_IN}", Failure)
         self._age = (9,) if self._ctl else parse_version(self.version)
-        ancient = self._age < (1, 10)
-        _refuse(ancient, f"Airflow {self.version} at {name} is older than 1.10: upgrade it", Failure)
+        _refuse(self._age < (1, 10), f"Airflow {self.version} at {name} is older than 1.10: upgrade it", Failure)
         old = self._age < (2, 6)
         self.method = {"auto": "delete-add" if old else "import"}.get(self.method, self.method)
-        imports = self.method == "import"
-        _refuse(imports and old, f"method import needs Airflow 2.6 or later; {name} is {self.version}")
-        _refuse(self._ctl and not imports, "airflowctl has the method import only")
+        _refuse(self.method == "import" and old, f"method import needs Airflow 2.6 or later; {name} is {self.version}")
+        _refuse(self._ctl and self.method != "import", "airflowctl has the method import only")
+        self.executable = name
 
-    def begin(self) -> None:
-        """Have it import what its script imports, which is most of a start. The next command waits for that."""
-        self._importing = self._request([["version"]], None, "not main")
-
-    def write(self, connections: Fields) -> dict[str, str]:
-        """Write all in one Airflow start; returns why, for each that was not written.
-
-        What an error stopped is tried once more, each by itself: two first imports may collide, and what
-        is wrong with one connection must not stop the others.
-        """
+    def write(self, connections: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Write all, given as in an import file, in one Airflow start; returns why, for each that was not written."""
         failed: dict[str, Answer] = {}
         singly = [{conn_id: fields} for conn_id, fields in connections.items()]
         hidden = [fields["password"] for fields in connections.values()]
         batches = [connections] if self.method == "import" else singly
-        for _ in range(2):
+        for _ in range(2):  # then, by itself, what an error stopped: imports may collide, one may stop the others
             for batch in batches:
                 commands, successes = zip(*self._commands(batch))
                 answers = self._run(commands, batch if self.method == "import" else None)
-                for answer in answers if log.isEnabledFor(logging.DEBUG) else ():
-                    log.debug("%s", _mask(answer.output, hidden).strip())
+                for _, output in answers if log.isEnabledFor(logging.DEBUG) else ():
+                    log.debug("%s", _mask(output, hidden).strip())
                 for conn_id in batch:
-                    still = failed.pop(conn_id, None)
-                    wrong = [a for a, success in zip(answers, successes) if not a.shows(success, conn_id)]
-                    failed.update({conn_id: still or wrong[0]} if wrong else {})
-            batches = [batch for batch in singly for conn_id in batch if conn_id in failed and failed[conn_id].exit]
-        return {i: self._reason(i, answer, hidden) for i, answer in failed.items()}
+                    earlier = failed.pop(conn_id, None)
+                    for (status, output), success in zip(answers, successes):
+                        pattern = success.replace("NAME", re.escape(conn_id))
+                        if not re.search(pattern, f"{output}\nexit {status}", re.MULTILINE):
+                            failed.setdefault(conn_id, earlier or (status, output))
+            batches = [batch for batch in singly for conn_id in batch if conn_id in failed and failed[conn_id][0]]
+        return {i: self._reason(i, *answer, hidden) for i, answer in failed.items()}
 
-    def read(self, conn_ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, conn_ids: Iterable[str | None]) -> dict[str, Any]:
         """The fields of each connection as a task finds them; why not, as text, of the others."""
-        if self._ctl or self._age < (2, 0):
-            what = "does not show connections as tasks find them: that takes the airflow script of 2.0 or later"
-            other = "(AWS credentials can also come from --profile, --role-arn or AWS_ACCESS_KEY_ID)"
-            raise UsageError(f"{self.executable} ({self.version}) {what} {other}")
-        ids, found = list(dict.fromkeys(conn_ids)), {}
+        ids, found = list(dict.fromkeys(filter(None, conn_ids))), {}
+        what = "does not show connections as tasks find them: that takes the airflow script of 2.0 or later"
+        other = "(AWS credentials can also come from --profile, --role-arn or AWS_ACCESS_KEY_ID)"
+        _refuse(ids and (self._ctl or self._age < (2, 0)), f"{self.executable} ({self.version}) {what} {other}")
         answers = self._run([["connections", "get", conn_id, "--output", "json"] for conn_id in ids])
-        for conn_id, answer in zip(ids, answers):
-            printed = re.findall(r"^\[(\{.*\})\]\s*$", answer.output, re.MULTILINE)
-            # What else was printed after a success may hold a secret.
-            found[conn_id] = self._reason(conn_id, answer if answer.exit != 0 else Answer(0, ""), ())
+        for conn_id, (status, output) in zip(ids, answers):
+            printed = re.findall(r"^\[(\{.*\})\]\s*$", output, re.MULTILINE)
+            found[conn_id] = self._reason(conn_id, status, output if status != 0 else "", ())  # it may hold secrets
             with suppress(ValueError, IndexError):
                 found[conn_id] = json.loads(printed[-1])
         return found
 
-    def _commands(self, batch: Fields) -> list[tuple[list[str], str]]:
+    def _commands(self, batch: Mapping[str, Mapping[str, str]]) -> list[tuple[list[str], str]]:
         """What is to be said to an Airflow of that age, and what it says then. A new syntax goes here."""
         if self.method == "import":  # of a file that DOOR adds
             overwrite = ["-a", "overwrite"] if self._ctl else ["--overwrite"]
@@ -609,92 +530,65 @@ class Airflow:
         added = r"Successfully added `conn_id`=NAME\s([\s\S]*\n)?exit 0\Z|with `conn_id`=NAME already exists"
         return [(["connections", delete, name], gone), (["connections", add, name, *options], added)]
 
-    def _reason(self, conn_id: str, answer: Answer, hidden: Iterable[str]) -> str:
-        """The one line of the answer that says most, and what to do where that is known."""
-        if answer.exit is None:
+    def _reason(self, conn_id: str, status: Any, output: str, hidden: Iterable[str]) -> str:
+        """The one line of the output that says most, and what to do where that is known."""
+        if status is None:
             return _mask(self._end, hidden)
-        last = answer.output.rpartition("\nDuring handling of the above exception")[2]
-        cause = last.partition("\nThe above exception was the direct cause")[0]
+        cause = output.rpartition("\nDuring handling of the above")[2].partition("\nThe above exception was")[0]
         said = [line.strip() for line in cause.splitlines() if line.strip()] or ["it said nothing"]
         told = [line for line in said if re.match("Failed to import|command failed due to", line)]
         told = told or (re.findall(r"^[\w.]*[a-z][\w.]*: .+", cause, re.M) if "Traceback (" in cause else [])
-        told = told or [line for line in said if conn_id in line and not answer.exit]
+        told = told or [line for line in said if conn_id in line and not status]
         line = _mask((told or said)[-1].strip(), hidden)[:500]
         steps = [step for pattern, step in _CURES.items() if re.search(pattern, line)]
-        return "; ".join([f"Airflow ({self.place}, exit status {answer.exit}): {line}", *steps[:1]])
+        return "; ".join([f"Airflow ({self.place}, exit status {status}): {line}", *steps[:1]])
 
-    def _run(self, commands: Sequence[Sequence[str]], connections: Fields | None = None) -> list[Answer]:
-        """Run commands of the airflow script; ``connections`` are for a file that the last word names."""
+    def _run(self, commands: Sequence[Sequence[str]], connections: object = None) -> list[Answer]:
+        """How commands of the script's end; ``connections`` are for a file that the last word names."""
         if self._importing:
-            self._imported, self._importing = Answer(*self._receive(self._importing)), 0.0
-        if self._imported.exit != 0:
+            (self._imported,), self._importing = self._receive(1, self._importing), 0.0
+        if self._imported[0] != 0:  # and so would they
             return [self._imported] * len(commands)
-        deadline = self._request(commands, connections, "__main__")
-        return [Answer(*self._receive(deadline)) for _ in commands]
+        return self._receive(len(commands), self._send([commands, connections, "__main__"]))
 
-    def _request(self, commands: Sequence[Sequence[str]], connections: Fields | None, name: str) -> float:
-        request = {"commands": commands, "connections": connections, "name": name, "timeout": self._timeout}
-        return self._send(json.dumps(request))
-
-    def _send(self, line: str) -> float:
-        """Returns when the answer is late."""
+    def _send(self, request: object) -> float:
+        """Send a line. Returns when its answers are late."""
         with suppress(OSError, ValueError):  # it has ended, as the answers will tell
-            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.write(f"{json.dumps(request)}\n".encode())
             self._process.stdin.flush()
         return time.monotonic() + self._timeout
 
-    def _receive(self, deadline: float) -> tuple[Any, str]:
-        """The next answer, and what was printed before it; None if none comes."""
+    def _receive(self, answers: int, deadline: float) -> list[Answer]:
+        """Answers, each with what was printed before it. Exit None: it never came."""
+        told: list[Answer] = []
         stdout, poll = self._process.stdout, select.poll()
-        while not self._end:
+        while len(told) < answers and not self._end:
             printed, _, rest = self._unread.partition(b"\n" + self._marker.encode())
             facts, whole, rest = rest.partition(b"\n")
             if whole:
                 self._unread = rest
-                return json.loads(facts), printed.decode("utf-8", "replace")
+                told.append((json.loads(facts), printed.decode("utf-8", "replace")))
+                continue
             poll.register(stdout, select.POLLIN)
             left = max(0.0, deadline - time.monotonic())
-            chunk = os.read(stdout.fileno(), 65536) if poll.poll(min(left * 1000, 2**31 - 1)) else b""
+            chunk = os.read(stdout.fileno(), 65536) if poll.poll(left * 1000) else b""
             self._unread += chunk
             if not chunk:
-                late = time.monotonic() >= deadline
-                self._close(0 if late else GRACE)
+                late = time.monotonic() >= deadline  # also where DOOR's own watch was quicker
+                with suppress(TimeoutExpired):
+                    self._process.wait(0 if late else GRACE)
                 said = self._unread.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
                 end = f"{said[-1]} (exit status {self._process.returncode})"
                 end = f"killed after {self._timeout:g} s without an end; see --timeout" if late else end
                 self._end = _mask(f"{self.command}: {end}")[:500]
-        return None, self._unread.decode("utf-8", "replace")
-
-    def _close(self, patience: float) -> None:
-        """Let the process end by itself for some seconds, then end it and its children."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # it does not listen any more
-                pipe.close()
-        for number, seconds in ((0, patience), (signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-            with suppress(OSError):  # gone, or another user's
-                os.killpg(self._process.pid, number)
-            with suppress(TimeoutExpired):
-                self._process.wait(seconds)
-                return
-
-
-_CURES = {
-    "value too long|Data too long": "its password column is too short for ECR's tokens (AIRFLOW-3014), widen it: "
-    "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000) (MySQL: ALTER TABLE connection MODIFY "
-    "password VARCHAR(5000))",
-    "Found more than one connection": "delete all of them in the UI, under Admin, Connections",
-    "Connection not found": "let ecr-airflow-sync write it, or create it",
-    "Keyring backend|Not authenticated|Invalid JWT|Token Expired": "log in: airflowctl auth login --api-url "
-    "https://… --skip-keyring, with a new AIRFLOW_CLI_TOKEN",
-}
+        return told + [(None, self._unread.decode("utf-8", "replace"))] * (answers - len(told))
 
 
 def parse_version(text: str) -> tuple[int, ...]:
     """The leading number of a version, also of 2.9.3+astro.1 and 3.0.0rc1."""
-    number = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,9}))?", text)
-    if not number:
-        raise UsageError(f"Airflow version {text!r} is not of the form X.Y.Z")
-    return tuple(int(part or 0) for part in number.groups())
+    numbers = re.findall(r"^(\d{1,6})\.(\d{1,6})(?:\.(\d{1,9}))?", text)
+    _refuse(not numbers, f"Airflow version {text!r} is not of the form X.Y.Z")
+    return tuple(int(part or 0) for part in numbers[0])
 
 
 def _mask(text: str, hidden: Iterable[str] = ()) -> str:
@@ -707,25 +601,25 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
 
 # --- the check: would DockerOperator succeed now? ---------------------------------------------------
 def _check(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
-    ids = [t.conn_id for t in targets]
-    _refuse("{" in "".join(ids), "--check does not ask AWS: give the regions and registries of the conn id")
-    found = airflow.read(ids)
+    _refuse(any("{" in t.conn_id for t in targets), "--check never asks AWS: give the conn id's regions and registries")
+    found = airflow.read(t.conn_id for t in targets)
     judged = [_judge(t, found[t.conn_id], airflow.shadows) for t in targets]
-    with ThreadPoolExecutor(len(judged)) as pool:
-        return list(pool.map(_log_in, judged))
+    with ThreadPoolExecutor(len(targets)) as pool:
+        return list(pool.map(lambda t: t if t.error else _log_in(t), judged))
 
 
 def _judge(target: Connection, found: Any, shadows: Sequence[str]) -> Connection:
     """What is wrong with a connection as tasks find it, as far as it alone tells."""
     if isinstance(found, str):
         return replace(target, status="missing" if "not found" in found else "failed", error=found)
+    wanted = target.fill(target.host or "{registry}.dkr.ecr.{region}.*")
     host, login, password = (found[key] or "" for key in ("host", "login", "password"))
     target = replace(target, host=host, login=login, password=password)
     if not found["id"]:  # only the database has ids
-        source = target.variable if target.variable in shadows else "a secrets backend"
+        variable = f"AIRFLOW_CONN_{target.conn_id.upper()}"
+        source = variable if variable in shadows else "a secrets backend"
         why = f"{source} answers instead of the database, so what is synced is never read"
         return replace(target, status="shadowed", error=why)
-    wanted = target.fill(target.host_template or "{registry}.dkr.ecr.{region}.*")
     pattern = re.sub(r"\\\{\w+\\\}", r"[\\w-]+", re.escape(wanted)).replace(r"\*", PARTITIONS)
     if re.fullmatch(pattern, host) and not found["port"]:
         return target
@@ -738,8 +632,6 @@ def _log_in(target: Connection) -> Connection:
     from http.client import HTTPException
     from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
-    if target.error:
-        return target
     opener = OpenerDirector()
     for handler in (ProxyHandler(), HTTPSHandler()):
         opener.add_handler(handler)
@@ -751,13 +643,12 @@ def _log_in(target: Connection) -> Connection:
     except (OSError, HTTPException) as error:
         why = f"{target.host} cannot be reached: {getattr(error, 'reason', error)}; {_NETWORK}"
         return replace(target, status="unreachable", error=why)
-    until = ""
     with suppress(Exception):  # ECR's tokens are base64 of JSON; another tells nothing
         expiration = json.loads(base64.b64decode(str(target.password)))["expiration"]
         target = replace(target, expires_at=datetime.fromtimestamp(expiration, timezone.utc))
-        until = f"; its token is valid until {target.expires_at:{UTC}}"
     if answer.status == 200:
         return replace(target, status="fine")
+    until = f"; its token is valid until {target.expires_at:{UTC}}" if target.expires_at else ""
     refused = answer.status in (400, 401, 403)  # as ECR refuses a wrong or expired token
     step = "sync again, and see whether the timer runs" if refused else _LATER
     why = f"{target.host} answered {answer.status} {answer.reason}{until}; {step}"
@@ -766,104 +657,46 @@ def _log_in(target: Connection) -> Connection:
 
 # --- the whole ----------------------------------------------------------------------------------------
 def sync(
-    regions: Sequence[str] = (),
-    registries: Sequence[str] = (),
-    conn_id: str | None = None,
-    *,
-    config: str | None = None,
-    profile: str | None = None,
-    role_arn: str | None = None,
-    external_id: str | None = None,
-    aws_conn_id: str | None = None,
-    host: str | None = None,
-    conn_extra: Mapping[str, Any] | str | None = None,
-    airflow: str = "airflow",
-    airflow_version: str | None = None,
-    method: str = "auto",
-    timeout: float = 120,
-    dry_run: bool = False,
-    check: bool = False,
-    renew_before: float | None = None,
-    force: bool = False,
-) -> Report:
-    """Fetch a token for each registry in each region, and have Airflow hold them.
+    targets: list[Connection], airflow: Airflow, *, check: bool = False, dry_run: bool = False, renew_before: float = 0
+) -> list[Connection]:
+    """Fetch a token for each target, have Airflow hold them, and return what became of each.
 
-    The arguments are the command's options (``ecr-airflow-sync --help``), with ``timeout`` and ``renew_before``
-    in seconds. Progress goes to the logger ``ecr_airflow_sync``. Raises UsageError for what cannot be done as
-    asked; SyncError at the end, with the report, if a connection is not as it should be.
+    What this host wrote, and has ``renew_before`` seconds to live, is left alone. Raises UsageError for what cannot
+    be done as asked; SyncError at the end, with all the connections, if one is not as it should be.
     """
-    if config and (regions or registries or conn_id is not None):
-        raise UsageError("with --config, regions, registries and connection ids stand in the file")
-    extra = conn_extra if isinstance(conn_extra, str) else json.dumps(conn_extra) if conn_extra else None
-    common = Connection("docker_default" if conn_id is None else conn_id, host_template=host, extra=extra)
-    common = replace(common, profile=profile, role_arn=role_arn, external_id=external_id, aws_conn_id=aws_conn_id)
-    targets = _configured(config, common) if config else _targets(regions, registries, common)
-    asked = Airflow(airflow, timeout, airflow_version, method)
-    report = _synced(targets, asked, check, dry_run, None if check else renew_before, force)
-    problems = _problems(report)
-    if problems:
-        raise SyncError(problems, report)
-    return report
-
-
-def _synced(
-    targets: list[Connection], airflow: Airflow, check: bool, dry_run: bool, renew_before: float | None, force: bool
-) -> Report:
-    """Fetch all tokens first; what could not be fetched leaves its connection as it is."""
-    state = {} if renew_before is None or force else _read_state()
-    known = {_state_key(t, airflow): t for t in targets}
-    known = {key: _fresh(t, state.get(key), renew_before or 0) for key, t in known.items()}
-    due = {key: t for key, t in known.items() if t.status != "fresh"}
-    met, told = None, list(due.values())
+    state = _state()[1] if renew_before and not check else {}
+    known = {_state_key(t, airflow): t for t in _distinct(targets)}
+    known = {key: _fresh(t, state.get(key), renew_before) for key, t in known.items()}
+    due = [key for key, t in known.items() if t.status != "fresh"]
+    told = [known[key] for key in due]
     try:
         if due:
-            # boto3 takes 0.2 s to import, in which Airflow's interpreter can answer.
-            threading.Thread(target=_import_boto3).start()
-            with airflow as met:
-                if not check and not dry_run:
-                    met.begin()
-                told = _check(met, told) if check else _authorize(_identified(met, told))
-                if not check and not dry_run:
-                    told = _written(met, told)
+            ThreadPoolExecutor(1).submit(importlib.import_module, "boto3")  # while Airflow's interpreter starts
+            with airflow.started(ahead=not (check or dry_run)):
+                told = _check(airflow, told) if check else _authorize(told, airflow.read(t.aws_conn_id for t in told))
+                told = told if check or dry_run else _written(airflow, told)
     except Failure as failure:
         told = [replace(t, error=str(failure)) for t in told]
     known.update(zip(due, told))
-    if due and renew_before is not None and not dry_run:
+    if due and renew_before and not (check or dry_run):
         _remember(known)
-    # Neither tokens nor credentials are for the caller.
-    return Report(met, tuple(replace(t, held=None, password=None) for t in known.values()))
-
-
-def _import_boto3() -> None:
-    with suppress(Exception):  # which _ask will meet again, and tell
-        importlib.import_module("boto3")
-
-
-def _identified(airflow: Airflow, targets: list[Connection]) -> list[Connection]:
-    """The targets, each with what its aws_conn_id holds."""
-    ids = [t.aws_conn_id for t in targets if t.aws_conn_id]
-    found = airflow.read(ids) if ids else {}
-    identified = []
-    for t in targets:
-        held = found.get(t.aws_conn_id or "")
-        if isinstance(held, str):
-            identified.append(replace(t, error=f"aws_conn_id {t.aws_conn_id}: {held}"))
-        else:
-            identified.append(replace(t, held=held))
-    return identified
+    connections = [replace(t, password=None) for t in known.values()]
+    if any(t.error for t in connections):
+        raise SyncError(connections)
+    return connections
 
 
 def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
     fields: dict[str, dict[str, str]] = {}
     for t in (t for t in targets if not t.error):
-        until = f"{t.expires_at:{UTC}}"
+        until, variable = f"{t.expires_at:{UTC}}", f"AIRFLOW_CONN_{t.conn_id.upper()}"
         about = f"ECR token valid until {until}, written by ecr-airflow-sync"
         entry = {"conn_type": "docker", "host": t.host, "login": t.login, "password": t.password, "extra": t.extra}
         fields[t.conn_id] = {key: str(value) for key, value in {**entry, "description": about}.items() if value}
         if t.expires_at and t.expires_at.timestamp() - time.time() < 3600:
             log.warning("%s: its token is valid until %s only; is this host's clock right?", t.conn_id, until)
-    for t in (t for t in targets if t.variable in airflow.shadows):
-        log.warning("%s: tasks read the variable %s instead; unset it", t.conn_id, t.variable)
+        if variable in airflow.shadows:
+            log.warning("%s: tasks read the variable %s instead; unset it", t.conn_id, variable)
     if fields:
         log.info("Airflow %s is writing %d connection(s) ...", airflow.version, len(fields))
     errors = airflow.write(fields) if fields else {}
@@ -872,12 +705,6 @@ def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection
 
 
 # --- the state: what this host last wrote, for --renew-before --------------------------------------------
-def _state_file() -> str:
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
-    return os.path.join(folder.split(":")[0], "written.json")  # a unit may have several
-
-
 def _state_key(target: Connection, airflow: Airflow) -> str:
     """Changes with all that the connection, or where it is written, depends on."""
     names = "AIRFLOW_HOME|HOME|AWS_PROFILE|AWS_(DEFAULT_)?REGION|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
@@ -886,35 +713,37 @@ def _state_key(target: Connection, airflow: Airflow) -> str:
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
 
-def _read_state() -> dict[str, object]:
-    """What was written, by key. What is not as _remember left it is as nothing."""
-    with suppress(OSError, ValueError, TypeError, RecursionError), open(_state_file(), encoding="ascii") as file:
-        return dict(json.load(file))
-    return {}
+def _state() -> tuple[str, dict[str, Any]]:
+    """The file of what was written, and what it holds, by key. What is not as _remember left it is as nothing."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
+    path = os.path.join(folder.split(":")[0], "written.json")  # a unit may have several
+    with suppress(OSError, ValueError, TypeError, RecursionError), open(path, encoding="ascii") as file:
+        return path, dict(json.load(file))
+    return path, {}
 
 
 def _fresh(target: Connection, entry: Any, renew_before: float) -> Connection:
     """The target as it was written, if it has so long to live. A clock set back ends all trust."""
-    with suppress(OSError, ValueError, TypeError, OverflowError):
+    with suppress(Exception):  # it is not as _remember left it
         written_at, expires_at, *facts = entry
         if written_at <= time.time() <= expires_at - renew_before:
-            conn_id, registry, region, host = map(str, facts)
-            target = replace(target, expires_at=datetime.fromtimestamp(expires_at, timezone.utc), status="fresh")
-            return replace(target, conn_id=conn_id, registry=registry, region=region, host=host)
+            known: dict[str, Any] = {**dict(zip(FACTS, map(str, facts))), "status": "fresh"}
+            return replace(target, **known, expires_at=datetime.fromtimestamp(expires_at, timezone.utc))
     return target
 
 
 def _remember(written: Mapping[str, Connection]) -> None:
     """Replace the state in one step. It holds no secret."""
-    state, path = _read_state(), _state_file()
+    path, state = _state()
     for key, c in written.items():
         if c.status == "written" and c.expires_at:
-            state[key] = [time.time(), c.expires_at.timestamp(), c.conn_id, c.registry, c.region, c.host]
+            state[key] = [time.time(), c.expires_at.timestamp(), *(getattr(c, fact) for fact in FACTS)]
         elif c.status == "failed":
             state.pop(key, None)
     try:
         if path.startswith("~"):
-            raise OSError(errno.ENOENT, "HOME is not set")
+            raise FileNotFoundError(2, "HOME is not set")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as aside:
             with open(os.path.join(aside, "new"), "w", opener=partial(os.open, mode=0o600)) as file:
@@ -925,69 +754,49 @@ def _remember(written: Mapping[str, Connection]) -> None:
 
 
 # --- the metrics: what Prometheus is told -----------------------------------------------------------------
-_METRICS = {
-    "success": "Whether the connection was fresh after the last run.",
-    "last_run_timestamp_seconds": "When the last run ended.",
-    "last_success_timestamp_seconds": "When the connection was last found or made fresh.",
-    "token_expiry_timestamp_seconds": "Until when the connection's token is valid.",
-}
-
-
-def _write_metrics(path: str, report: Report, seconds: float) -> None:
+def _write_metrics(path: str, connections: Sequence[Connection], seconds: float) -> None:
     """Replace a file for node_exporter's textfile collector. Times are Unix, in seconds."""
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-    registry, now, held = CollectorRegistry(), time.time(), _read_metrics(path)
+    registry, now = CollectorRegistry(), time.time()
     gauge = partial(Gauge, namespace="ecr_airflow_sync", registry=registry)
     gauge("build_info", "What ran.", ["version"]).labels(__version__).set(1)
     gauge("duration_seconds", "How long the last run took.").set(seconds)
-    gauges = {name: gauge(name, text, ["conn_id"]) for name, text in _METRICS.items()}
-    for c in report.connections:
+    about = {
+        "success": "Whether the connection was fresh after the last run.",
+        "last_run_timestamp_seconds": "When the last run ended.",
+        "last_success_timestamp_seconds": "When the connection was last found or made fresh.",
+        "token_expiry_timestamp_seconds": "Until when the connection's token is valid.",
+    }
+    gauges = {name: gauge(name, text, ["conn_id"]) for name, text in about.items()}
+    held: dict[str, dict[str, float]] = {}  # by the last run, since a failed one has no news of the last success
+    line = rf'^ecr_airflow_sync_({"|".join(about)})\{{conn_id="([\w.-]+)"\}} ([0-9.e+]+)$'
+    with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+        for name, conn_id, value in re.findall(line, file.read(), re.MULTILINE):
+            held.setdefault(conn_id, {})[name] = float(value)
+    for c in connections:
         news = {"success": float(not c.error), "last_run_timestamp_seconds": now}
         if c.expires_at:  # it is written, or fresh
-            news["last_success_timestamp_seconds"] = now
-            news["token_expiry_timestamp_seconds"] = c.expires_at.timestamp()
+            news.update(last_success_timestamp_seconds=now, token_expiry_timestamp_seconds=c.expires_at.timestamp())
         # Where ECR failed, {registry} is not filled in: those meant are those of earlier runs.
         meant = re.sub(r"\\\{\w+\\\}", ".+", re.escape(c.conn_id))
         for conn_id in [i for i in held if re.fullmatch(meant, i)] or [c.conn_id]:
             for name, value in {**held.get(conn_id, {}), **news}.items():
                 gauges[name].labels(conn_id).set(value)
-    umask = os.umask(0o022)  # node_exporter runs as another user
+    os.umask(0o022)  # node_exporter runs as another user; nothing is written after this
     try:
         write_to_textfile(path, registry)
     except OSError as error:
         log.error("metrics file %s: %s", path, error.strerror)
-    finally:
-        os.umask(umask)
-
-
-def _read_metrics(path: str) -> dict[str, dict[str, float]]:
-    """What the last run left, since a failed one has no news of the last success."""
-    held: dict[str, dict[str, float]] = {}
-    line = rf'^ecr_airflow_sync_({"|".join(_METRICS)})\{{conn_id="([\w.-]+)"\}} ([0-9.e+]+)$'
-    with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-        for name, conn_id, value in re.findall(line, file.read(), re.MULTILINE):
-            held.setdefault(conn_id, {})[name] = float(value)
-    return held
 
 
 # --- the report: what the user is told ----------------------------------------------------------------------
-def _problems(report: Report) -> str:
-    """A line for each reason, with all the connections that it struck."""
-    struck: dict[str, list[str]] = {}
-    for c in report.connections:
-        if c.error:
-            struck.setdefault(c.error, []).append(c.conn_id)
-    return "\n".join(f"{', '.join(conn_ids)}: {error}" for error, conn_ids in struck.items())
-
-
-def _text(report: Report) -> str:
-    a, told, lines = report.airflow, report.connections, []
-    if a:
-        lines.append(f"Airflow {a.version}, {a.executable}, {a.place}, {a.method}")
+def _text(airflow: Airflow, told: Sequence[Connection]) -> str:
+    lines, width = [], max(len(c.conn_id) for c in told)
+    if airflow.executable:
+        lines.append(f"Airflow {airflow.version}, {airflow.executable}, {airflow.place}, {airflow.method}")
     elif all(c.status == "fresh" for c in told):
         lines.append("Nothing is due, so Airflow was left alone.")
-    width = max(len(c.conn_id) for c in told)
     for c in told:
         where = "" if c.error else f"  {c.host}"
         if c.expires_at and not c.error:
@@ -998,24 +807,24 @@ def _text(report: Report) -> str:
     return "\n".join(lines).encode("utf-8", "replace").decode()  # a path may be no UTF-8
 
 
-def _json(report: Report) -> str:
-    keys = ("conn_id", "registry", "region", "host", "expires_at", "status", "error")
-    document = {
-        "airflow": {key: getattr(report.airflow, key, None) for key in ("executable", "version", "method")},
-        "connections": [{key: getattr(c, key) for key in keys} for c in report.connections],
-    }
+def _json(airflow: Airflow, told: Sequence[Connection]) -> str:
+    met = {key: getattr(airflow, key) if airflow.executable else None for key in ("executable", "version", "method")}
+    keys = (*FACTS, "expires_at", "status", "error")
+    document = {"airflow": met, "connections": [{key: getattr(c, key) for key in keys} for c in told]}
     return json.dumps(document, indent=2, default="{:%Y-%m-%dT%H:%M:%SZ}".format)
 
 
 # --- the command --------------------------------------------------------------------------------------------
-def _seconds(_context: object, _parameter: object, text: str | None) -> float | None:
-    if not text:
-        return None
-    parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?", text)
-    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
-    if not hours + minutes + seconds:
+_CONTEXT = {"auto_envvar_prefix": "ECR_AIRFLOW_SYNC", "help_option_names": ["--help", "-h"], "show_default": True}
+_option, _flag = click.option, partial(click.option, is_flag=True)
+
+
+def _seconds(_context: object, _parameter: object, text: str | None) -> float:
+    parts = re.findall(r"(\d{1,7})([hms])", text or "")
+    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+    if text and (not seconds or re.sub(r"\d{1,7}[hms]", "", text)):
         raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
-    return 3600.0 * hours + 60 * minutes + seconds
+    return seconds
 
 
 def _tell(text: str) -> None:
@@ -1028,14 +837,10 @@ def _tell(text: str) -> None:
         raise click.ClickException(f"the report could not be printed: {error.strerror}") from None
 
 
-_CONTEXT = {"auto_envvar_prefix": "ECR_AIRFLOW_SYNC", "help_option_names": ["--help", "-h"], "show_default": True}
-_option, _flag = click.option, partial(click.option, is_flag=True)
-
-
 @click.command(context_settings=_CONTEXT)
 @_option("-r", "--region", metavar="REGION", multiple=True, help="AWS region; repeatable.  [AWS_REGION, or boto3's]")
 @_option("--registry", metavar="ID", multiple=True, help="Account id, or public; repeatable.  [your own]")
-@_option("--conn-id", metavar="TEMPLATE", help="May hold {registry} and {region}.  [docker_default]")
+@_option("--conn-id", metavar="TEMPLATE", default=Connection.conn_id, help="May hold {registry} and {region}.")
 @_option("--config", metavar="FILE", help="A section for each connection, where they differ.")
 @_option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
 @_option("--role-arn", metavar="ARN", help="A role to assume.")
@@ -1057,42 +862,37 @@ _option, _flag = click.option, partial(click.option, is_flag=True)
 @_flag("-q", "--quiet", help="Errors only, for cron.")
 @_flag("-v", "--verbose", help="Also what Airflow prints, secrets masked.")
 @click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
-def main(**options: Any) -> None:
+def main(metrics_file: str, quiet: bool, check: bool, dry_run: bool, **options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
-    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks
-    separate several regions or registries there.
-
-    Exit status: 0 all connections written, 1 at least one not, 2 bad usage.
+    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks separate several regions or
+    registries there. Exit status: 0 all connections written, 1 at least one not, 2 bad usage.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    own = ("metrics_file", "splay", "quiet", "verbose", "json")
-    metrics_file, splay, quiet, verbose, as_json = (options.pop(name) for name in own)
-    if metrics_file and not importlib.util.find_spec("prometheus_client"):
-        needed = "needs the extra [metrics]: pip install prometheus_client"
-        raise click.BadParameter(needed, param_hint="'--metrics-file'")
-    terminal = sys.stderr is not None and sys.stderr.isatty()  # None where it was closed
-    level = logging.INFO if terminal else logging.WARNING
-    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else level)
+    missing = metrics_file and not importlib.util.find_spec("prometheus_client")
+    _refuse(missing, "--metrics-file needs the extra [metrics]: pip install prometheus_client")
+    level = logging.INFO if sys.stderr and sys.stderr.isatty() else logging.WARNING  # None where it was closed
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if options["verbose"] else level)
     log.addHandler(logging.StreamHandler())
-    if splay and not any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        # Keeps a fleet whose crons fire at once from asking at once.
-        time.sleep(secrets.randbelow(splay * 1000) / 1000)
+    targets = _targets(options)
+    airflow = Airflow(options["airflow"], options["timeout"], options["airflow_version"] or "", options["method"])
+    renew_before = float("inf") if options["force"] and options["renew_before"] else options["renew_before"]
+    if options["splay"] and not any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        time.sleep(secrets.randbelow(options["splay"] * 1000) / 1000)  # since a fleet's crons fire at once
     began, problems = time.monotonic(), ""
     try:
-        report = sync(options.pop("region"), options.pop("registry"), **options)
+        told = sync(targets, airflow, check=check, dry_run=dry_run, renew_before=renew_before)
     except SyncError as error:
-        report, problems = error.report, str(error)
-    if metrics_file and not (options["dry_run"] or options["check"]):
-        _write_metrics(metrics_file, report, time.monotonic() - began)
+        told, problems = error.connections, str(error)
+    if metrics_file and not (dry_run or check):
+        _write_metrics(metrics_file, told, time.monotonic() - began)
     if problems:  # first, because stdout may be gone, as in `| head -1`
         click.echo(problems, err=True)
-    if as_json or not quiet:
-        _tell(_json(report) if as_json else _text(report))
-    if problems:
-        raise click.exceptions.Exit(1)
+    if options["json"] or not quiet:
+        _tell((_json if options["json"] else _text)(airflow, told))
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

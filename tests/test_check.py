@@ -185,7 +185,7 @@ def test_ids_that_only_aws_knows(sync: Command, fake: Place) -> None:
     fake()
     ran = sync("-r", "us-east-1", "--conn-id", "e_{registry}", "--check")
     assert ran.status == 2
-    assert ran.stderr.endswith("--check does not ask AWS: give the regions and registries of the conn id\n")
+    assert ran.stderr.endswith("--check never asks AWS: give the conn id's regions and registries\n")
 
 
 @pytest.mark.parametrize("version", ["2.5.3", "2.11.2", "3.3.2"])

@@ -178,7 +178,7 @@ def test_no_file_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, c
     path.write_bytes(content)
     path.chmod(0o600)
     try:
-        targets = module._configured(str(path), module.Connection(""))
+        targets = module._configured(str(path), module.Connection())
     except module.UsageError as error:
         told = str(error)
     else:

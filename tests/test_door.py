@@ -279,10 +279,10 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_pat
          "No such file or directory; check --airflow, PATH"),
         ("sh -c 'echo sorry >&2; exit 5' airflow", "sh -c 'echo sorry >&2; exit 5' airflow: "
          "sorry (exit status 5)"),
-        ("{tmp}/wrapper", "{tmp}/wrapper: {tmp}/wrapper is no Python script (a shell wrapper, a "
-         "shim?); name the airflow script behind it with --airflow (exit status 126)"),
-        ("/bin/true", "/bin/true: /bin/true is no Python script (a shell wrapper, a shim?); name "
-         "the airflow script behind it with --airflow (exit status 126)"),
+        ("{tmp}/wrapper", "{tmp}/wrapper: {tmp}/wrapper is no Python script (a wrapper, a shim?); "
+         "name the one behind it with --airflow (exit status 126)"),
+        ("/bin/true", "/bin/true: /bin/true is no Python script (a wrapper, a shim?); name "
+         "the one behind it with --airflow (exit status 126)"),
     ],
 )  # fmt: skip
 def test_no_airflow(sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str) -> None:
@@ -306,6 +306,17 @@ def test_nothing_is_imported_from_the_folder_it_starts_in(
     assert sync("-r", "us-east-1").status == 0
 
 
+@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+def test_what_cannot_be_imported_fails_every_command(sync: Command, fake: Place, version: str) -> None:
+    script = fake(version).script
+    script.write_text(f"#!{sys.executable}\nraise ImportError('no flask')\n")
+    ran = sync("-r", "us-east-1", *THREE, "--quiet")
+    assert ran.status == 1
+    conn_ids, _, error = ran.stderr.partition(": ")
+    assert conn_ids.count(",") == 2
+    assert error.endswith("exit status 1): ImportError: no flask\n")
+
+
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.13"])
 def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version: str) -> None:
     try:
@@ -322,12 +333,13 @@ def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version:
     )
     script.write_text(f"#!{python}\n{script.read_text()}")
     script.chmod(0o755)
-    with ecr_airflow_sync.Airflow(str(script), 60, "2.11.2", "auto") as airflow:
+    airflow = ecr_airflow_sync.Airflow(str(script), 60, "2.11.2", "auto")
+    with airflow.started(ahead=True):
         assert airflow.executable == str(script)
         answers = airflow._run([["fail"], ["exit"], ["ok", "\u00e9"]])
         big = {"a": {"password": "x" * 300_000}}
         answers += airflow._run([["import"]], big)
-    assert [answer.exit for answer in answers] == [1, 1, 0, 0]
-    assert answers[0].output.rstrip().endswith("\nValueError: as asked")
-    assert answers[1].output.endswith("\nas told\n")
-    assert big["a"]["password"] in answers[3].output
+    assert [status for status, _ in answers] == [1, 1, 0, 0]
+    assert answers[0][1].rstrip().endswith("\nValueError: as asked")
+    assert answers[1][1].endswith("\nas told\n")
+    assert big["a"]["password"] in answers[3][1]

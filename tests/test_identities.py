@@ -13,7 +13,7 @@ from ecr_stand_in import ACCOUNT, BUILDER, PARTNER, WORKER, Call, EcrStandIn, Fa
 
 Place = Callable[..., FakeAirflow]
 PULLER = "arn:aws:iam::555555555555:role/puller"
-POLICY = "the role's trust policy, which may want another external id, and this identity's own policy must allow it"
+POLICY = "the role's trust policy (its external id?) and this identity's own must allow it"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from conftest import MODULE, Command, FakeAirflow
 from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn
 
 import ecr_airflow_sync
+from ecr_airflow_sync import Airflow, Connection
 
 Place = Callable[..., FakeAirflow]
 A, B, C = "111111111111", "222222222222", "333333333333"
@@ -296,20 +297,21 @@ def test_sync_is_callable(sync: Command, fake: Place, monkeypatch: pytest.Monkey
     airflow = fake()
     for name, value in sync.env.items():
         monkeypatch.setenv(name, value)
-    report = ecr_airflow_sync.sync(
-        ["us-east-1"], [A], "mine", airflow=str(airflow.script), conn_extra={"email": "a@b.example"}
-    )
-    (outcome,) = report.connections
+    mine, there = Connection("mine", "us-east-1", A, extra='{"email": "a@b.example"}'), str(airflow.script)
+    report = ecr_airflow_sync.sync([mine], Airflow(there))
+    (outcome,) = report
     assert (outcome.conn_id, outcome.status, outcome.registry) == ("mine", "written", A)
     assert ecr.tokens["us-east-1", A][0] not in repr(report)
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "skip mine")
     with pytest.raises(ecr_airflow_sync.SyncError, match="Could not import") as caught:
-        ecr_airflow_sync.sync(["us-east-1"], [A], "mine", airflow=str(airflow.script))
-    assert caught.value.report.connections[0].status == "failed"
-    with pytest.raises(ecr_airflow_sync.UsageError, match="overwrite each other"):
-        ecr_airflow_sync.sync(["us-east-1"], [A, B])
-    with pytest.raises(ecr_airflow_sync.UsageError, match="are lists"):
-        ecr_airflow_sync.sync("us-east-1")
+        ecr_airflow_sync.sync([mine], Airflow(there))
+    assert caught.value.connections[0].status == "failed"
+    with pytest.raises(ecr_airflow_sync.UsageError, match=r"overwrite each other.*'docker_default_{registry}'"):
+        ecr_airflow_sync.sync([Connection(registry=A), Connection(registry=B)], Airflow())
+    with pytest.raises(ecr_airflow_sync.UsageError, match="not an account id"):
+        ecr_airflow_sync.sync([Connection(registry="12")], Airflow())
+    with pytest.raises(ecr_airflow_sync.UsageError, match="method 'add' is none of"):
+        Airflow(method="add")
 
 
 def test_a_version_in_the_environment_is_none_of_ours(sync: Command, fake: Place) -> None:

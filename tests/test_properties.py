@@ -58,7 +58,7 @@ def ecr() -> Iterator[EcrStandIn]:
 def test_whatever_ecr_answers(ecr: EcrStandIn, body: bytes) -> None:
     ecr.faults["us-east-1"] = Fault(status=200, body=body, times=1)
     targets = [module.Connection("a", "us-east-1", "111111111111"), module.Connection("b", "us-east-1")]
-    for got in module._authorize(targets):
+    for got in module._authorize(targets, {}):
         if got.error:
             assert "\n" not in got.error
         else:
@@ -101,8 +101,10 @@ def test_versions(text: str) -> None:
 @often
 @given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
 def test_targets(regions: list[str], registries: list[str], template: str) -> None:
+    asked = {"region": regions, "registry": registries, "conn_id": template}
+    options = dict.fromkeys(("config", "conn_extra", *module.KEYS))
     try:
-        targets = module._targets(regions, registries, module.Connection(template))
+        targets = module._distinct(module._targets({**options, **asked}))
     except module.UsageError:
         return
     assert len({target.conn_id for target in targets}) == len(targets) > 0
@@ -115,8 +117,9 @@ def test_any_state_and_any_metrics(tmp_path_factory: pytest.TempPathFactory, con
     (folder / "written.json").write_bytes(content)
     (folder / "x.prom").write_bytes(content)
     with mock.patch.dict(os.environ, STATE_DIRECTORY=str(folder)):
-        assert isinstance(module._read_state(), dict)
-    assert isinstance(module._read_metrics(str(folder / "x.prom")), dict)
+        assert isinstance(module._state()[1], dict)
+    module._write_metrics(str(folder / "x.prom"), [], 1)
+    assert "ecr_airflow_sync_duration_seconds 1.0" in (folder / "x.prom").read_text()
 
 
 @often
@@ -124,7 +127,8 @@ def test_any_state_and_any_metrics(tmp_path_factory: pytest.TempPathFactory, con
 def test_any_metrics(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
     file = Path(tmp_path_factory.getbasetemp()) / "y.prom"
     file.write_text(content)
-    assert isinstance(module._read_metrics(str(file)), dict)
+    module._write_metrics(str(file), [module.Connection()], 1)
+    assert 'ecr_airflow_sync_success{conn_id="docker_default"}' in file.read_text()
 
 
 @settings(max_examples=15, deadline=None)
@@ -140,7 +144,8 @@ def test_whatever_airflow_prints(out: bytes, err: bytes, code: int, crash: bool)
         lines: list[Any] = [f"#!{sys.executable}", "import os, sys", f"os.write(1, {out!r}); os.write(2, {err!r})", end]
         script.write_text("\n".join(lines))
         script.chmod(0o755)
-        with mock.patch.dict(os.environ, TMPDIR=folder), module.Airflow(str(script), 60, "2.11.2", "auto") as airflow:
+        airflow = module.Airflow(str(script), 60, "2.11.2", "auto")
+        with mock.patch.dict(os.environ, TMPDIR=folder), airflow.started(ahead=False):
             failures = airflow.write({"x": {"password": "y"}})
             assert airflow.read(["x"])["x"]
     assert failures["x"]

@@ -33,9 +33,9 @@ class EcrDockerOperator(DockerOperator):
     """A DockerOperator whose token has at least six hours to live when it starts."""
 
     def execute(self, context: Any) -> Any:
-        from ecr_airflow_sync import sync  # only where the task runs
+        from ecr_airflow_sync import Airflow, Connection, sync  # only where the task runs
 
-        sync([REGION], conn_id=self.docker_conn_id, airflow=AIRFLOW, renew_before=6 * 3600)
+        sync([Connection(self.docker_conn_id, REGION)], Airflow(AIRFLOW), renew_before=6 * 3600)
         return super().execute(context)
 
 
