@@ -59,7 +59,7 @@ import os, runpy
 fifo = os.open({fifo!r}, os.O_WRONLY)
 os.write(fifo, b"begins ")
 try:
-    runpy.run_path({script!r}, run_name="__main__")
+    runpy.run_path({script!r}, run_name=__name__)
 finally:
     os.write(fifo, b"ends ")
 """
