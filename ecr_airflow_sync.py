@@ -45,12 +45,12 @@ __version__ = "0.1.0"
 METHODS = ("auto", "import", "delete-add")
 KEYS = ("region", "registry", "profile", "role_arn", "external_id", "aws_conn_id", "host", "extra")  # of a section
 FACTS = ("conn_id", "registry", "region", "host")  # of a connection, to be told and kept
+PLACEHOLDER = r"\{(registry|region)\}"  # in a template
 PUBLIC, PUBLIC_REGION, PUBLIC_HOST = "public", "us-east-1", "public.ecr.aws"
 GRACE = 5.0  # seconds that a child has to end by itself before it is killed
 PARTITIONS = r"(amazonaws\.(com|com\.cn|eu)|s?c2s\.(ic|sgov)\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
-Answer = Tuple[Any, str]  # how a command of Airflow's ended (None: it never did), and what it printed
-PLACEHOLDER = r"\{(registry|region)\}"  # in a template
 UTC = "%Y-%m-%d %H:%M UTC"
+Answer = Tuple[Any, str]  # how a command of Airflow's ended (None: it never did), and what it printed
 
 # Run as `sh -c FIND_PYTHON <airflow script>` wherever --airflow leads: starts the interpreter that the script's first
 # line names, to read DOOR from stdin. Where that path is long or has a blank, pip and uv write `'''exec' <python> "$0"

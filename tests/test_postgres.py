@@ -102,7 +102,7 @@ def test_a_password_column_too_short(sync: Command, on_postgres: OnPostgres) -> 
     execute(url, "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(500)")
     ran = sync("-r", "us-east-1", "-q")
     assert ran.status == 1
-    assert "value too long for type character varying(500); its password column" in ran.stderr
+    assert "value too long for type character varying(500); ECR's tokens do not fit" in ran.stderr
     assert "(AIRFLOW-3014)" in ran.stderr
     cure = "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000)"
     assert cure in ran.stderr
