@@ -150,7 +150,7 @@ def test_the_example(sync: Command, fake: Place, ecr: EcrStandIn, tmp_path: Path
     example_file = ROOT / "examples/ecr-airflow-sync.ini"
     path = tmp_path / "ecr-airflow-sync.ini"
     path.write_text(example_file.read_text())
-    ecr.roles["arn:aws:iam::222222222222:role/ecr-pull"] = Role("222222222222", "a-secret-word")
+    ecr.roles["arn:aws:iam::222222222222:role/ecr-pull"] = Role("222222222222", "airflow-prod-1")
     airflow.store.write_text('{"aws_partner": {"login": "AKIAJ55RI9EICEXAMPLE", "extra": "{}", '
                              '"password": "kf8NuHcDmxCG/3Aq0Vul/i4zDp9owcEXAMPLEKEY"}}')  # fmt: skip
     ran = sync("--config", str(path))

@@ -24,8 +24,10 @@ try:
     import airflow.sdk  # noqa: F401
 
     # A task of Airflow 3 has no access to the metadata database: `airflow connections` fails
-    # there. airflowctl asks the API server instead. It wants AIRFLOW_CLI_TOKEN in the worker's
-    # environment, and once `airflowctl auth login --skip-keyring --api-url URL` on each worker.
+    # there. airflowctl asks the API server instead. It wants `airflowctl auth login --skip-keyring
+    # --api-url URL` once on each worker, and AIRFLOW_CLI_TOKEN in the worker's environment, which
+    # lives an hour unless the server's AIRFLOW__API_AUTH__JWT_CLI_EXPIRATION_TIME says more: raise
+    # that, or fetch one ahead of SYNC with `airflowctl auth token`, as in the README.
     AIRFLOW = "airflowctl"
 except ImportError:  # Airflow 1.10 and 2: a task reaches the database as its worker does
     AIRFLOW = "airflow"

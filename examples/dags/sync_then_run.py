@@ -1,7 +1,8 @@
 """An operator that refreshes its connection when needed, and then runs its container.
 
-No schedule to keep, and no task ahead. The package is to be installed in the workers' own
-Python (`pip install .`, with boto3 and Click 8). For Airflow 1.10, 2 and 3.
+No schedule to keep, and no task ahead. The package is to be importable by the workers' own Python,
+3.8 or later: `pip install .`, or, on Airflow 1.10, which pins Click below 8, `pip install --target
+FOLDER .` with FOLDER in PYTHONPATH. For Airflow 1.10, 2 and 3.
 """
 
 from __future__ import annotations
