@@ -29,7 +29,6 @@ import select
 import shlex
 import shutil
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -37,7 +36,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
-from typing import Any, Iterable, Iterator, Mapping, Sequence, Tuple
+from threading import Thread
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, Tuple
 
 import click
 
@@ -47,7 +47,7 @@ KEYS = ("region", "registry", "profile", "role_arn", "external_id", "aws_conn_id
 FACTS = ("conn_id", "registry", "region", "host")  # of a connection, to be told and kept
 PLACEHOLDER = r"\{(registry|region)\}"  # in a template
 PUBLIC, PUBLIC_REGION, PUBLIC_HOST = "public", "us-east-1", "public.ecr.aws"
-GRACE = 5.0  # seconds that a child has to end by itself before it is killed
+GRACE, PATIENCE = 5.0, 180.0  # seconds: for a child to end before it is killed, for ECR and registries to answer
 PARTITIONS = r"(amazonaws\.(com|com\.cn|eu)|s?c2s\.(ic|sgov)\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
 UTC = "%Y-%m-%d %H:%M UTC"
 Answer = Tuple[Any, str]  # how a command of Airflow's ended (None: it never did), and what it printed
@@ -88,10 +88,6 @@ def stop(*_):  # with its children: behind sudo or docker exec, nobody else can
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
     os._exit(137)  # as process 1 of a container
-
-signal.signal(signal.SIGTERM, stop)
-os.mkdir(folder, 0o700)
-
 def answer(facts):
     try:
         sys.stdout.flush()
@@ -99,7 +95,6 @@ def answer(facts):
         os.write(1, ("\n%s%s\n" % (marker, json.dumps(facts))).encode("ascii"))
     except (EnvironmentError, ValueError):
         pass  # nobody listens any more: what was begun is finished all the same
-
 def run(argv, connections, name):
     sys.argv, said = [script] + argv, 0
     if connections:  # by a pipe with a name, for no token may be in a file
@@ -127,6 +122,8 @@ def run(argv, connections, name):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         return run(argv, connections, name)
 
+signal.signal(signal.SIGTERM, stop)
+os.mkdir(folder, 0o700)
 sys.path.insert(0, os.path.dirname(script))
 home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
 place, ctl = "AIRFLOW_HOME " + home, os.path.basename(script) in ("airflowctl", "apache-airflow-ctl")
@@ -146,6 +143,7 @@ for line in iter(requests.readline, ""):
     commands, connections, name = json.loads(line)
     watch = threading.Timer(timeout, stop)
     watch.start()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "delete" in str(commands) else stop)  # what is deleted is added
     for argv in commands:
         answer(run(argv, connections, name))
     watch.cancel()
@@ -171,13 +169,13 @@ _NEXT_STEPS = {
     "UnrecognizedClient|InvalidClientToken": "check the access key, and that it belongs to this partition",
     "AttributeError|KeyError|ResponseParser|TypeError|UnicodeDecode": _NOT_ECR,
 }
-_LOG_IN = "airflowctl auth login --api-url https://… --skip-keyring"
+_LOG_IN = "airflowctl auth login --api-url https://… --skip-keyring; AIRFLOW_CLI_TOKEN is from airflowctl auth token"
 _CURES = {
     "value too long|Data too long": "ECR's tokens do not fit (AIRFLOW-3014): ALTER TABLE connection ALTER COLUMN "
     "password TYPE VARCHAR(5000) (MySQL: ALTER TABLE connection MODIFY password VARCHAR(5000))",
     "Found more than one connection": "delete all of them in the UI, under Admin, Connections",
     "Connection not found": "let ecr-airflow-sync write it, or create it",
-    "Keyring backend|Not authenticated|Invalid JWT|Token Expired": f"log in, with a new AIRFLOW_CLI_TOKEN: {_LOG_IN}",
+    "Keyring backend|Not authenticated|Invalid JWT|Token Expired": f"log in: {_LOG_IN}",
 }
 
 log = logging.getLogger(__name__)
@@ -201,6 +199,15 @@ class Failure(Exception):
 def _refuse(wrong: object, reason: str, kind: type[Exception] = UsageError) -> None:
     if wrong:
         raise kind(reason)
+
+
+def _side_by_side(job: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """All at once, until the last has ended or PATIENCE has. A ThreadPoolExecutor would let Ctrl-C wait."""
+    threads, deadline = [Thread(target=job, args=(item,), daemon=True) for item in items], time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -242,19 +249,15 @@ def _targets(options: Mapping[str, Any]) -> list[Connection]:
         _refuse(named, "with --config, regions, registries and connection ids stand in the file")
         return _configured(config, common)
     _refuse("" in regions and len(regions) > 1, "one of several regions is empty")
-    pairs = [(region, registry) for region in regions or ("",) for registry in registries or (None,)]
-    return [replace(common, region=region, registry=registry) for region, registry in pairs]
+    return [replace(common, region=r, registry=i) for r in regions or ("",) for i in registries or (None,)]
 
 
 def _distinct(asked: Sequence[Connection]) -> list[Connection]:
     """Targets that may be asked for, each with a connection id of its own; else UsageError."""
     targets = list(dict.fromkeys(map(_valid, asked)))  # ECR Public is one, whatever the regions
     if len({t.conn_id for t in targets}) < len(targets):
-        template = asked[0].conn_id
-        several = [f"{{{key}}}" for key in ("registry", "region") if len({getattr(t, key) for t in asked}) > 1]
-        better = "_".join([template, *(placeholder for placeholder in several if placeholder not in template)])
-        what = f"{len(targets)} registries would overwrite each other in {template!r}"
-        raise UsageError(f"{what}: give each a connection of its own, as with --conn-id '{better}'")
+        what = f"{len(targets)} registries would overwrite each other in {asked[0].conn_id!r}"
+        raise UsageError(f"{what}: give each its own, as with --conn-id 'ecr_{{registry}}_{{region}}'")
     return targets
 
 
@@ -269,7 +272,7 @@ def _valid(t: Connection) -> Connection:
     takes = "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and dots (not two in a row)"
     good = re.fullmatch(r"[\w.][\w.-]{0,199}", conn_id) and ".." not in conn_id  # as its validate_key
     _refuse(not good, f"conn id {t.conn_id!r}: {takes}")
-    bare = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", host)
+    bare = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)*", host)
     _refuse(not bare, f"host {t.host!r} is not a bare host, as in an image's name")
     _refuse(t.profile and t.aws_conn_id, "profile and aws_conn_id are two sources of credentials: give one")
     _refuse(t.external_id and not (t.role_arn or t.aws_conn_id), "external_id is for a role: give its role_arn")
@@ -280,6 +283,7 @@ def _valid(t: Connection) -> Connection:
     _refuse(not isinstance(extra, dict), 'extra is not a JSON object, such as \'{"email": "me@example.com"}\'')
     no_login = str(extra.get("reauth", True)).lower() in ("false", "no", "0")
     _refuse(no_login, "extra has reauth false: DockerOperator would not log in to ECR")
+    t = replace(t, login=None, password=None, expires_at=None, status="failed", error=None)  # after an earlier sync
     return replace(t, conn_id=t.fill(t.conn_id))
 
 
@@ -321,21 +325,17 @@ def _section(path: str, text: str, section: configparser.SectionProxy, common: C
 def _authorize(targets: Sequence[Connection], held: Mapping[str, Any]) -> list[Connection]:
     """Ask for every token, in one call for each identity and region. ``held`` is what their aws_conn_ids hold."""
     log.info("Asking ECR for %d token(s) ...", len(targets))
-    granted: dict[str, Connection] = {}
+    granted = {t.conn_id: replace(t, error=f"ECR gave no whole answer; {_LATER}") for t in targets}
     calls: dict[Any, list[Connection]] = {}
     for t in targets:
         kind = t.registry if t.registry in (None, PUBLIC) else "named"
         calls.setdefault((t.profile, t.role_arn, t.external_id, t.aws_conn_id, t.region, kind), []).append(t)
     batches = [asked[i : i + 10] for asked in calls.values() for i in range(0, len(asked), 10)]  # ECR's limit
-    threads = [threading.Thread(target=_ask, args=(batch, held, granted), daemon=True) for batch in batches]
-    for thread in threads:  # daemons, since a ThreadPoolExecutor makes Ctrl-C wait for the slowest region
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _side_by_side(partial(_ask, held, granted), batches)
     return [granted[t.conn_id] for t in targets]
 
 
-def _ask(targets: Sequence[Connection], held: Mapping[str, Any], granted: dict[str, Connection]) -> None:
+def _ask(held: Mapping[str, Any], granted: dict[str, Connection], targets: Sequence[Connection]) -> None:
     who, region, registries = targets[0], targets[0].region, list(dict.fromkeys(t.registry for t in targets))
     public, named = registries == [PUBLIC], {"registryIds": registries}
     try:
@@ -360,17 +360,18 @@ def _client(who: Connection, held: Mapping[str, Any], service: Any) -> Any:
     config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=5, read_timeout=10)
     extra = held.get("extra_dejson") or {}
     region = who.region or extra.get("region_name") or os.environ.get("AWS_REGION") or None  # not read by boto3
-    keys = (held.get("login"), held.get("password"), extra.get("aws_session_token"))
-    session = boto3.Session(*keys, region, profile_name=who.profile or extra.get("profile_name"))
+    names = ("login", "aws_access_key_id"), ("password", "aws_secret_access_key"), ("", "aws_session_token")
+    key, secret_key, token = (held.get(name) or extra.get(or_name) for name, or_name in names)
+    session = boto3.Session(key, secret_key, token, region, profile_name=who.profile or extra.get("profile_name"))
     role_arn, external_id = (getattr(who, key) or extra.get(key) for key in ("role_arn", "external_id"))
+    how, kwargs = extra.get("assume_role_method", "assume_role"), extra.get("assume_role_kwargs") or {}
+    odd = f"{who.aws_conn_id} has an assume_role_method, or kwargs, of another kind; give its profile, role or keys"
+    _refuse(how != "assume_role" or not isinstance(kwargs, dict), odd, Failure)
     if role_arn:
-        role = {"RoleSessionName": "ecr-airflow-sync", **(extra.get("assume_role_kwargs") or {})}
-        role.update({"ExternalId": external_id} if external_id else {})
-        if "DurationSeconds" in role:
-            role["DurationSeconds"] = int(role["DurationSeconds"])  # Airflow prints numbers as text
+        role = {"RoleSessionName": "ecr-airflow-sync", **kwargs, **({"ExternalId": external_id} if external_id else {})}
+        role = {name: int(value) if name == "DurationSeconds" else value for name, value in role.items()}  # from text
         got = session.client("sts", config=config).assume_role(RoleArn=role_arn, **role)["Credentials"]
-        keys = (got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"])
-        session = boto3.Session(*keys, session.region_name)
+        session = boto3.Session(got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"], session.region_name)
     return session.client(service, config=config, endpoint_url=extra.get("endpoint_url"))  # not for STS
 
 
@@ -402,8 +403,7 @@ def _pick(target: Connection, entries: Iterable[Mapping[str, Any]]) -> Connectio
 
 def _explain(error: Exception, region: str) -> str:
     """AWS's or botocore's own words in one line (the others quote the signed request), and what to do next."""
-    response, operation = getattr(error, "response", None) or {}, getattr(error, "operation_name", "")
-    told = response.get("Error", {})
+    told, operation = (getattr(error, "response", None) or {}).get("Error", {}), getattr(error, "operation_name", "")
     code = str(told.get("Code") or type(error).__name__)
     line = (str(told.get("Message") or error).strip() or code).replace(":\n", ": ").splitlines()[0].rstrip(".")
     steps = [step for pattern, step in _NEXT_STEPS.items() if re.search(pattern, f"{code} {operation}")]
@@ -411,11 +411,11 @@ def _explain(error: Exception, region: str) -> str:
     where = ("STS" if operation == "AssumeRole" else "ECR") + (f" in {region}" if region else "")
     line = _mask(line.replace("{home}", os.environ.get("HOME", "not set")))
     if code in ("EndpointConnectionError", "InvalidRegionError"):
-        session, meant = importlib.import_module("boto3").Session(), region.lower().replace("_", "-")
+        no_profile, meant = {"profile": (None, None, None, None)}, region.lower().replace("_", "-")
+        session = importlib.import_module("botocore.session").Session(no_profile)
         known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ecr", p)]
-        close = [] if region in known else difflib.get_close_matches(meant, known)
-        close.sort(key=lambda name: sorted(name) != sorted(meant))  # us-esat-1 is not us-west-1
-        line += f"; did you mean {close[0]}?" if close else ""
+        close = sorted(difflib.get_close_matches(meant, known), key=lambda name: sorted(name) != sorted(meant))
+        line += f"; did you mean {close[0]}?" if close and region not in known else ""
     return f"{where}: {line}"
 
 
@@ -428,9 +428,6 @@ class Airflow:
             *prefix, self.script = shlex.split(command) or [""]
         except ValueError as error:
             raise UsageError(f"airflow command {command!r}: {error}") from None
-        _refuse(not self.script, "the airflow command is empty")
-        old = version and parse_version(version) < (1, 10) and "ctl" not in self.script
-        _refuse(old, f"Airflow {version} is older than 1.10, the oldest supported")
         _refuse(method not in METHODS, f"method {method!r} is none of {', '.join(METHODS)}")
         _refuse(not 0 < timeout < 1e6, f"timeout {timeout:g} is not a positive number of seconds")  # 12 days
         self.command, self.version, self.method, self._timeout = command, version, method, timeout
@@ -452,9 +449,8 @@ class Airflow:
             yield
             patience = 0 if self._end or self._importing else GRACE
         finally:
-            for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(OSError):  # it does not listen any more
-                    pipe.close()  # type: ignore[union-attr]
+            for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+                pipe.close()
             for number, seconds in ((0, patience), (signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
                 with suppress(OSError):  # gone, or another user's
                     os.killpg(self._process.pid, number)
@@ -480,6 +476,7 @@ class Airflow:
 
     def write(self, connections: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """Write all, given as in an import file, in one Airflow start; returns why, for each that was not written."""
+        log.info("Airflow %s is writing %d connection(s) ...", self.version, len(connections))
         failed: dict[str, Answer] = {}
         singly = [{conn_id: fields} for conn_id, fields in connections.items()]
         hidden = [fields["password"] for fields in connections.values()]
@@ -505,7 +502,8 @@ class Airflow:
         what = "does not show connections as tasks find them: that takes the airflow script of 2.0 or later"
         other = "(AWS credentials can also come from --profile, --role-arn or AWS_ACCESS_KEY_ID)"
         _refuse(ids and (self._ctl or self._age < (2, 0)), f"{self.executable} ({self.version}) {what} {other}")
-        answers = self._run([["connections", "get", conn_id, "--output", "json"] for conn_id in ids])
+        commands = [["connections", "get", conn_id, "--output", "json"] for conn_id in ids]
+        answers = self._run(commands) if ids else []  # which would wait for the import
         for conn_id, (status, output) in zip(ids, answers):
             printed = re.findall(r"^\[(\{.*\})\]\s*$", output, re.MULTILINE)
             found[conn_id] = self._reason(conn_id, status, output if status != 0 else "", ())  # it may hold secrets
@@ -525,8 +523,8 @@ class Airflow:
             delete, add, name, prefix = "--delete", "--add", f"--conn_id={conn_id}", "--conn_"
         known = {k: v for k, v in fields.items() if k != "description" or self._age >= (2, 0)}
         options = [f"{prefix}{key.replace('conn_', '')}={value}" for key, value in known.items()]
-        gone = r"(Successfully deleted|Did not find a)( connection with)? `conn_id`=NAME\s*$"
         # It may say so and then fail. Where another host was quicker, what that wrote is as fresh.
+        gone = r"(Successfully deleted(?=[\s\S]*^exit 0\Z)|Did not find a)( connection with)? `conn_id`=NAME\s*$"
         added = r"Successfully added `conn_id`=NAME\s([\s\S]*\n)?exit 0\Z|with `conn_id`=NAME already exists"
         return [(["connections", delete, name], gone), (["connections", add, name, *options], added)]
 
@@ -553,10 +551,12 @@ class Airflow:
 
     def _send(self, request: object) -> float:
         """Send a line. Returns when its answers are late."""
+        line, poll, deadline = f"{json.dumps(request)}\n".encode(), select.poll(), time.monotonic() + self._timeout
         with suppress(OSError, ValueError):  # it has ended, as the answers will tell
-            self._process.stdin.write(f"{json.dumps(request)}\n".encode())
-            self._process.stdin.flush()
-        return time.monotonic() + self._timeout
+            poll.register(self._process.stdin, select.POLLOUT)
+            while line and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):  # a whole line may never fit
+                line = line[os.write(self._process.stdin.fileno(), line[: select.PIPE_BUF]) :]
+        return deadline
 
     def _receive(self, answers: int, deadline: float) -> list[Answer]:
         """Answers, each with what was printed before it. Exit None: it never came."""
@@ -577,7 +577,8 @@ class Airflow:
                 late = time.monotonic() >= deadline  # also where DOOR's own watch was quicker
                 with suppress(TimeoutExpired):
                     self._process.wait(0 if late else GRACE)
-                said = self._unread.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+                text = self._unread.decode("utf-8", "replace")
+                said = re.findall(r"^(?!\[\{).*\S", text, re.MULTILINE) or ["it said nothing"]  # or a connection
                 end = f"{said[-1]} (exit status {self._process.returncode})"
                 end = f"killed after {self._timeout:g} s without an end; see --timeout" if late else end
                 self._end = _mask(f"{self.command}: {end}")[:500]
@@ -593,8 +594,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 def _mask(text: str, hidden: Iterable[str] = ()) -> str:
     """Hide what is named, passwords in URLs, and what may be a token or part of one."""
-    for secret in hidden:
-        text = text.replace(secret, "***")
+    text = re.sub("|".join(map(re.escape, hidden)) or "(?!)", "***", text)
     text = re.sub(r"(://[^\s:@/]{0,99}):\S{1,99}@|:[^\s:@/]+@", r"\1:***@", text)
     return re.sub(r"[\w+=-]{60,}", "***", text)  # no slash: paths and ARNs are to be read
 
@@ -603,9 +603,10 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
 def _check(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
     _refuse(any("{" in t.conn_id for t in targets), "--check never asks AWS: give the conn id's regions and registries")
     found = airflow.read(t.conn_id for t in targets)
-    judged = [_judge(t, found[t.conn_id], airflow.shadows) for t in targets]
-    with ThreadPoolExecutor(len(targets)) as pool:
-        return list(pool.map(lambda t: t if t.error else _log_in(t), judged))
+    judged = {t.conn_id: _judge(t, found[t.conn_id], airflow.shadows) for t in targets}
+    unreached = [t for t in judged.values() if t.status == "unreachable"]
+    _side_by_side(lambda t: judged.update({t.conn_id: _log_in(t)}), unreached)
+    return [judged[t.conn_id] for t in targets]
 
 
 def _judge(target: Connection, found: Any, shadows: Sequence[str]) -> Connection:
@@ -613,17 +614,16 @@ def _judge(target: Connection, found: Any, shadows: Sequence[str]) -> Connection
     if isinstance(found, str):
         return replace(target, status="missing" if "not found" in found else "failed", error=found)
     wanted = target.fill(target.host or "{registry}.dkr.ecr.{region}.*")
-    host, login, password = (found[key] or "" for key in ("host", "login", "password"))
-    target = replace(target, host=host, login=login, password=password)
+    target = replace(target, host=found["host"] or "", login=found["login"] or "", password=found["password"] or "")
     if not found["id"]:  # only the database has ids
         variable = f"AIRFLOW_CONN_{target.conn_id.upper()}"
+        why = "answers instead of the database, so what is synced is never read"
         source = variable if variable in shadows else "a secrets backend"
-        why = f"{source} answers instead of the database, so what is synced is never read"
-        return replace(target, status="shadowed", error=why)
+        return replace(target, status="shadowed", error=f"{source} {why}")
     pattern = re.sub(r"\\\{\w+\\\}", r"[\\w-]+", re.escape(wanted)).replace(r"\*", PARTITIONS)
-    if re.fullmatch(pattern, host) and not found["port"]:
-        return target
-    shown = f"{host or 'empty'}:{found['port'] or ''}".rstrip(":")
+    if re.fullmatch(pattern, target.host or "") and not found["port"]:
+        return replace(target, status="unreachable", error=f"{target.host} gave no whole answer; {_NETWORK}")
+    shown = f"{target.host or 'empty'}:{found['port'] or ''}".rstrip(":")
     return replace(target, status="wrong host", error=f"its host is {shown}, where images are at {wanted}")
 
 
@@ -640,14 +640,14 @@ def _log_in(target: Connection) -> Connection:
     request = Request(f"https://{target.host}/{path}", headers={"Authorization": f"Basic {login}"})
     try:
         answer: Any = opener.open(request, timeout=10)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         why = f"{target.host} cannot be reached: {getattr(error, 'reason', error)}; {_NETWORK}"
-        return replace(target, status="unreachable", error=why)
+        return replace(target, error=_mask(why))
     with suppress(Exception):  # ECR's tokens are base64 of JSON; another tells nothing
         expiration = json.loads(base64.b64decode(str(target.password)))["expiration"]
         target = replace(target, expires_at=datetime.fromtimestamp(expiration, timezone.utc))
     if answer.status == 200:
-        return replace(target, status="fine")
+        return replace(target, status="fine", error=None)
     until = f"; its token is valid until {target.expires_at:{UTC}}" if target.expires_at else ""
     refused = answer.status in (400, 401, 403)  # as ECR refuses a wrong or expired token
     step = "sync again, and see whether the timer runs" if refused else _LATER
@@ -675,10 +675,10 @@ def sync(
             with airflow.started(ahead=not (check or dry_run)):
                 told = _check(airflow, told) if check else _authorize(told, airflow.read(t.aws_conn_id for t in told))
                 told = told if check or dry_run else _written(airflow, told)
-    except Failure as failure:
-        told = [replace(t, error=str(failure)) for t in told]
+    except (Failure, RuntimeError) as error:
+        told = [replace(t, error=f"{error}{'' if isinstance(error, Failure) else '; see ulimit -u'}") for t in told]
     known.update(zip(due, told))
-    if due and renew_before and not (check or dry_run):
+    if due and (renew_before or os.path.exists(_state()[0])) and not (check or dry_run):
         _remember(known)
     connections = [replace(t, password=None) for t in known.values()]
     if any(t.error for t in connections):
@@ -697,8 +697,6 @@ def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection
             log.warning("%s: its token is valid until %s only; is this host's clock right?", t.conn_id, until)
         if variable in airflow.shadows:
             log.warning("%s: tasks read the variable %s instead; unset it", t.conn_id, variable)
-    if fields:
-        log.info("Airflow %s is writing %d connection(s) ...", airflow.version, len(fields))
     errors = airflow.write(fields) if fields else {}
     told = [replace(t, error=errors.get(t.conn_id, t.error)) for t in targets]
     return [replace(t, expires_at=None, status="failed") if t.error else replace(t, status="written") for t in told]
@@ -706,18 +704,19 @@ def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection
 
 # --- the state: what this host last wrote, for --renew-before --------------------------------------------
 def _state_key(target: Connection, airflow: Airflow) -> str:
-    """Changes with all that the connection, or where it is written, depends on."""
-    names = "AIRFLOW_HOME|HOME|AWS_PROFILE|AWS_(DEFAULT_)?REGION|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
-    environment = sorted(e for e in os.environ.items() if re.fullmatch(names, e[0]))
-    depends_on = [asdict(target), airflow.command, shutil.which(airflow.script), environment]
-    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
+    """Which connection in which Airflow, a dash, what is asked for by whom: digests of what either depends on."""
+    led = r"(AIRFLOW_)?HOME|AIRFLOW_CLI_ENVIRONMENT|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
+    asked = r"AWS_(ACCESS_KEY_ID|ROLE_ARN|PROFILE|(DEFAULT_)?REGION|\w+_FILE)"
+    there, by = (sorted(e for e in os.environ.items() if re.fullmatch(names, e[0])) for names in (led, asked))
+    parts = [target.conn_id, airflow.command, shutil.which(airflow.script), there], [asdict(target), by]
+    return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts)
 
 
 def _state() -> tuple[str, dict[str, Any]]:
     """The file of what was written, and what it holds, by key. What is not as _remember left it is as nothing."""
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    folder = os.environ.get("STATE_DIRECTORY") or os.path.join(home, "ecr-airflow-sync")
-    path = os.path.join(folder.split(":")[0], "written.json")  # a unit may have several
+    folder = os.environ.get("STATE_DIRECTORY", "").split(":")[0] or os.path.join(home, "ecr-airflow-sync")
+    path = os.path.join(folder, "written.json")  # a unit may have several of the first
     with suppress(OSError, ValueError, TypeError, RecursionError), open(path, encoding="ascii") as file:
         return path, dict(json.load(file))
     return path, {}
@@ -737,10 +736,10 @@ def _remember(written: Mapping[str, Connection]) -> None:
     """Replace the state in one step. It holds no secret."""
     path, state = _state()
     for key, c in written.items():
+        if c.status != "fresh":  # then what was written earlier is no more, whoever asked
+            state = {k: entry for k, entry in state.items() if k.partition("-")[0] != key.partition("-")[0]}
         if c.status == "written" and c.expires_at:
             state[key] = [time.time(), c.expires_at.timestamp(), *(getattr(c, fact) for fact in FACTS)]
-        elif c.status == "failed":
-            state.pop(key, None)
     try:
         if path.startswith("~"):
             raise FileNotFoundError(2, "HOME is not set")
@@ -804,7 +803,7 @@ def _text(airflow: Airflow, told: Sequence[Connection]) -> str:
             left = f"{minutes // 60} h {minutes % 60} min" if minutes > 0 else "no more"
             where += f", valid for {left}, until {c.expires_at:{UTC}}"
         lines.append(f"{c.conn_id:{width}}  {c.status:7}{where}".rstrip())
-    return "\n".join(lines).encode("utf-8", "replace").decode()  # a path may be no UTF-8
+    return "\n".join(lines)
 
 
 def _json(airflow: Airflow, told: Sequence[Connection]) -> str:
@@ -828,8 +827,9 @@ def _seconds(_context: object, _parameter: object, text: str | None) -> float:
 
 
 def _tell(text: str) -> None:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a path may fit neither
     try:
-        click.echo(text)
+        click.echo(text.encode(encoding, "replace").decode(encoding))
     except BrokenPipeError:
         raise  # Click ends the program then
     except OSError as error:

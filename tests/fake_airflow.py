@@ -80,10 +80,15 @@ def delete(conn_id: str) -> None:
     elif conn_id not in stored:
         refuse(f"Did not find a connection with `conn_id`={conn_id}")
     else:
-        del stored[conn_id]
-        save(stored)
+        if TROUBLE != "not deleted":
+            del stored[conn_id]
+            save(stored)
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
+        if TROUBLE == "not deleted":  # which it says before it commits
+            raise RuntimeError("database is locked")
+        if TROUBLE == "slow add":
+            time.sleep(1.5)
 
 
 def add(conn_id: str, fields: dict[str, str]) -> None:
@@ -128,7 +133,9 @@ def get(conn_id: str) -> None:
     extra = fields.get("extra") or "{}"
     shown["extra_dejson"] = json.loads(extra) if isinstance(extra, str) else extra
     print("a warning of no use")
-    print(json.dumps([shown]))
+    print(json.dumps([shown]), flush=True)
+    if TROUBLE == "get crashes":
+        os.kill(os.getpid(), 11)
     if TROUBLE == "get fails late":
         raise SystemExit("cannot say goodbye")
 
@@ -169,3 +176,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif TROUBLE == "slow import":
+    time.sleep(9)
+elif TROUBLE == "stopped after the import":
+    subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}"])

@@ -145,6 +145,17 @@ def test_a_proxy_that_is_gone(sync: Command, fake: Place) -> None:
     ran = sync("-r", "us-east-1", "--check", https_proxy="http://127.0.0.1:9")
     assert (ran.status, ran.stderr.count("\n")) == (1, 1)
     assert f"{HOST} cannot be reached: [Errno 111] Connection refused; check the region" in ran.stderr
+    ran = sync("-r", "us-east-1", "--check", https_proxy="http:/me:s3cret@127.0.0.1:9")
+    assert (ran.status, ran.stderr.count("\n"), "s3cret" in ran.stderr) == (1, 1, False)
+
+
+def test_a_host_that_no_name_server_takes(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    host = f"{'x' * 64}.dkr.ecr.us-east-1.amazonaws.com"
+    airflow.store.write_text(json.dumps({"docker_default": {"host": host, "login": "AWS", "password": "x"}}))
+    ran = sync("-r", "us-east-1", "--check")
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith("docker_default: ***.dkr.ecr.us-east-1.amazonaws.com cannot be reached: ")
 
 
 def test_what_stands_in_the_way(sync: Command, fake: Place, registry: RegistryStandIn) -> None:

@@ -84,6 +84,12 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
             id="said, but not done",
         ),
         pytest.param(
+            "2.5.3", "not deleted", 1, "exit status 1): RuntimeError: database is locked", id="not deleted after all"
+        ),
+        pytest.param(
+            "1.10.15", "not deleted", 1, "exit status 1): RuntimeError: database is locked", id="not deleted, 1.10"
+        ),
+        pytest.param(
             "2.11.2",
             "skip docker_default",
             1,
@@ -99,7 +105,7 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
     ],
 )
 def test_answers(sync: Command, fake: Place, version: str, trouble: str, status: int, error: str) -> None:
-    fake(version, trouble)
+    fake(version, trouble).store.write_text('{"docker_default": {}}' if trouble == "not deleted" else "{}")
     ran = sync("-r", "us-east-1", "-q")
     assert (ran.status, ran.stdout) == (status, "")
     assert error in ran.stderr
@@ -168,6 +174,42 @@ def test_signals_end_the_child_too(sync: Command, fake: Place, tmp_path: Path, n
     ran = sync.end(process)
     assert ran.status == (143 if number == signal.SIGTERM else 1)
     assert_all_gone(airflow, tmp_path)
+
+
+@pytest.mark.parametrize("whom", ["the command", "all"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
+def test_what_was_deleted_is_added_before_the_end(
+    sync: Command, fake: Place, version: str, number: signal.Signals, whom: str
+) -> None:
+    airflow = fake(version, "slow add")
+    airflow.store.write_text('{"docker_default": {}}')
+    process = sync.start("-r", "us-east-1")
+    wait_for(lambda: not airflow.connections())
+    if whom == "all" and number == signal.SIGTERM:  # as systemd does
+        (door,) = [pid for pid, line in processes() if f"\0{airflow.script}\0" in line and pid != process.pid]
+        os.kill(door, number)
+    process.send_signal(number)
+    assert sync.end(process).status == (143 if number == signal.SIGTERM else 1)
+    assert airflow.connections()["docker_default"]
+
+
+def test_airflow_is_imported_while_ecr_is_asked(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    fake(trouble="slow import")  # of 9 s
+    process = sync.start("-r", "us-east-1")
+    wait_for(lambda: ecr.calls, 6)
+    process.terminate()
+    assert sync.end(process).status == 143
+
+
+def test_an_interpreter_that_no_longer_reads(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    """Forty tokens are more than a pipe holds."""
+    airflow = fake(trouble="stopped after the import")
+    ecr.faults["us-east-1"] = Fault(delay=3, times=4)
+    registries = [option for number in range(40) for option in ("--registry", f"{number:012}")]
+    ran = sync("-r", "us-east-1", *registries, "--conn-id", "e_{registry}", "--timeout", "4", "-q")
+    assert ran.stderr.endswith(f": {airflow.script}: killed after 4 s without an end; see --timeout\n")
+    assert ran.status == 1
 
 
 def test_signals_while_ecr_is_slow(sync: Command, fake: Place, ecr: EcrStandIn) -> None:

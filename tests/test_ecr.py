@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import Command, FakeAirflow
+from conftest import MODULE, Command, FakeAirflow
 from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
+from registry_stand_in import RegistryStandIn, Trouble
 
 Place = Callable[..., FakeAirflow]
 A, B = "111111111111", "222222222222"
@@ -183,6 +186,36 @@ def test_a_region_that_does_not_exist(sync: Command, fake: Place, region: str) -
     assert ran.status == 1
     assert ran.stderr.startswith(f"docker_default: ECR in {region}: ")
     assert ran.stderr.endswith("; did you mean us-east-1?\n")
+
+
+def test_no_network_and_a_profile_that_is_gone(sync: Command, fake: Place, tmp_path: Path) -> None:
+    """What helps to explain an error must not meet one."""
+    fake()
+    (tmp_path / "config").write_text(
+        "[profile good]\nregion = us-east-1\naws_access_key_id = A\naws_secret_access_key = B\n"
+    )
+    gone = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "gone"}
+    ran = sync("--profile", "good", "-q", AWS_ENDPOINT_URL_ECR="http://127.0.0.1:9", **gone)
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith("docker_default: ECR in us-east-1: Could not connect to the endpoint URL")
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_an_answer_that_never_ends(
+    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, check: bool
+) -> None:
+    """With less patience than the command has."""
+    fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    ecr.faults["us-east-1"] = Fault(delay=9)
+    registry.troubles[HOST] = Trouble(delay=9)
+    impatient = "import ecr_airflow_sync as it; it.PATIENCE = 1.5; it.main()"
+    options = [*sync.options, "-r", "us-east-1", "-q", *["--check"] * check]
+    began = time.monotonic()
+    ran = sync.end(sync.launch([sys.executable, "-c", impatient, *options], sync.env, MODULE.parent))
+    assert time.monotonic() - began < 7
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    assert " gave no whole answer; " in ran.stderr
 
 
 def test_nobody_listens(sync: Command, fake: Place) -> None:

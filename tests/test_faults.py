@@ -83,7 +83,7 @@ def strike(scene: Scene, way: Way, moments: int) -> None:
             assert list((scene.folder / "tmp").glob("ecr-airflow-sync-*")) == []
         for left in (scene.folder / "tmp").iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()  # tempfile tries a folder out with a file
-        if never_missing or (alone and number == KILL):  # Airflow then finishes what it has begun
+        if never_missing or alone or number != KILL:  # Airflow then finishes what it has begun
             scene.assert_kept()
         scene.assert_heals()
 

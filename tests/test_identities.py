@@ -65,6 +65,7 @@ def test_a_role_that_is_refused(sync: Command, fake: Place, ecr: EcrStandIn, rol
         (["--external-id", "x"], "external_id is for a role: give its role_arn"),
         (["--profile", "x", "--aws-conn-id", "y"], "profile and aws_conn_id are two sources of credentials: give one"),
         (["--host", "https://x"], "host 'https://x' is not a bare host, as in an image's name"),
+        (["--host", "a..x"], "host 'a..x' is not a bare host, as in an image's name"),
         (["--host", "{account}.x"], "host '{account}.x' is not a bare host, as in an image's name"),
     ],
 )
@@ -121,6 +122,27 @@ def test_a_role_and_a_session_token_from_an_airflow_connection(
     assert (ran.status, "UnrecognizedClientException" in ran.stderr) == (1, True)
 
 
+def test_keys_in_the_extra_of_an_airflow_connection(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+    extra = {"aws_access_key_id": PARTNER.access_key, "aws_secret_access_key": PARTNER.secret_key}
+    store(fake(), aws={"extra": extra})
+    assert sync("-r", "us-east-1", "--aws-conn-id", "aws").status == 0  # never as the host's own identity
+    assert ecr.calls == [Call("us-east-1", (), PARTNER.account)]
+
+
+@pytest.mark.parametrize(
+    "extra", [{"assume_role_method": "assume_role_with_saml"}, {"assume_role_kwargs": '{"ExternalId": "night-42"}'}]
+)
+def test_a_role_that_is_assumed_otherwise(
+    sync: Command, fake: Place, ecr: EcrStandIn, role: str, extra: dict[str, str]
+) -> None:
+    store(fake(), aws={**KEYS, "extra": {"role_arn": role, **extra}})
+    ran = sync("-r", "us-east-1", "--aws-conn-id", "aws", "-q")
+    assert ran.stderr == (
+        "docker_default: aws has an assume_role_method, or kwargs, of another kind; give its profile, role or keys\n"
+    )
+    assert (ran.status, ecr.calls, ecr.assumed) == (1, [], [])
+
+
 def test_a_profile_and_an_endpoint_from_an_airflow_connection(
     sync: Command, fake: Place, ecr: EcrStandIn, tmp_path: Path
 ) -> None:
@@ -150,7 +172,7 @@ def test_an_airflow_that_shows_no_connections(sync: Command, fake: Place, ecr: E
         )
 
 
-@pytest.mark.parametrize("trouble", ["", "get fails late"])
+@pytest.mark.parametrize("trouble", ["", "get fails late", "get crashes"])
 def test_nothing_of_the_credentials_is_shown(sync: Command, fake: Place, trouble: str) -> None:
     airflow = fake(trouble=trouble)
     secret = "a secret key that no mask would know by its looks"

@@ -13,7 +13,7 @@ from typing import Callable
 
 import pytest
 from conftest import MODULE, Command, FakeAirflow
-from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
+from ecr_stand_in import ACCOUNT, BUILDER, EcrStandIn, Fault
 from prometheus_client.parser import text_string_to_metric_families
 
 Place = Callable[..., FakeAirflow]
@@ -198,6 +198,33 @@ def test_a_folder_that_cannot_be_written(sync: Command, airflow: FakeAirflow, tm
             f"state {tmp_path}/file/state/written.json: Not a directory; until it can be kept, each run writes\n"
         )
     assert starts(airflow) == 2
+
+
+def test_what_others_wrote_into_the_connection_is_not_fresh(sync: Command, airflow: FakeAirflow) -> None:
+    assert sync().status == 0
+    sync.options.remove("us-east-1")
+    sync.options.remove("-r")
+    for region in ("eu-west-1", "us-east-1", "eu-west-1"):
+        assert "  written  " in sync("-r", region).stdout
+        assert "  fresh  " in sync("-r", region).stdout
+        assert region in airflow.connections()["docker_default"]["host"]
+
+
+def test_a_run_without_the_option_is_remembered_where_others_renew(sync: Command, airflow: FakeAirflow) -> None:
+    sync.options = [*sync.options[:-2], "--method", "delete-add"]
+    assert sync("--renew-before", "6h").status == 0
+    sync.env["FAKE_AIRFLOW_TROUBLE"] = "rolled back"  # so it is gone
+    assert sync().status == 1
+    sync.env["FAKE_AIRFLOW_TROUBLE"] = ""
+    assert "  written  " in sync("--renew-before", "6h").stdout
+    assert sync().status == 0
+    assert "  fresh  " in sync("--renew-before", "6h").stdout
+
+
+def test_other_keys_are_another_account(sync: Command, airflow: FakeAirflow) -> None:
+    assert sync().status == 0
+    assert "  fresh  " in sync().stdout
+    assert "  written  " in sync(AWS_ACCESS_KEY_ID=BUILDER.access_key, AWS_SECRET_ACCESS_KEY=BUILDER.secret_key).stdout
 
 
 def test_without_the_option_no_state_is_kept(sync: Command, airflow: FakeAirflow, state: Path) -> None:
