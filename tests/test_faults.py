@@ -299,6 +299,7 @@ def test_a_user_without_name_and_home(on_fake: Callable[..., Scene]) -> None:
 
 ASIDE = "mkdir aside; mount --bind airflow aside; mount -t tmpfs -o size=64m none airflow; cp -a aside/. airflow"
 FILLED = "cat /dev/zero >airflow/full 2>/dev/null"
+READ_ONLY = 'mount --bind airflow airflow; mount -o remount,bind,ro airflow; exec "$@"'
 BACK = "status=$?; rm -f airflow/full; cp -a airflow/. aside; exit $status"
 
 
@@ -312,12 +313,8 @@ def locked(scene: Scene) -> Iterator[None]:
 ON_SQLITE = [
     Fault("locked", ("OperationalError: database is locked",), around=locked),
     Fault("full disk", ("disk",), script=f'{ASIDE}; {FILLED}; "$@"; {BACK}', mounts=True),
-    Fault(
-        "read-only",
-        ("readonly database",),
-        script='mount --bind airflow airflow; mount -o remount,bind,ro airflow; exec "$@"',
-        mounts=True,
-    ),
+    Fault("read-only", ("readonly database",), script=READ_ONLY, mounts=True),
+    Fault("read-only, delete and add", ("readonly database",), version="1.10.15", script=READ_ONLY, mounts=True),
 ]
 
 
