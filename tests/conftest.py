@@ -24,6 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup ignores, 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ecr_airflow_sync.py"
 FAKE = Path(__file__).with_name("fake_airflow.py")
+ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 from typing import Callable
 
@@ -19,7 +18,6 @@ WAYS = [
     ("2.11.2", "import"),
     ("2.11.2", "delete-add"),
     ("3.3.2", "import"),
-    ("3.3.2", "delete-add"),
 ]
 
 
@@ -115,17 +113,3 @@ def test_a_wrong_configuration(sync: Command, real: Place, version: str, variabl
     assert error in ran.stderr
     assert "s3cret" not in ran.stderr
     assert ran.stderr.count("\n") == 1
-
-
-def test_a_locked_database(sync: Command, real: Place, tmp_path: Path) -> None:
-    airflow = real("2.11.2")
-    assert sync("-r", "us-east-1", "-q").status == 0
-    before = airflow.connection("docker_default")
-    locked = sqlite3.connect(tmp_path / "airflow/airflow.db", isolation_level=None)
-    locked.execute("BEGIN EXCLUSIVE")
-    ran = sync("-r", "us-east-1", "-q")
-    locked.close()
-    assert ran.status == 1
-    assert ran.stderr.endswith(": sqlite3.OperationalError: database is locked\n")
-    same = airflow.connection("docker_default") == before
-    assert same, "the connection is not as it was"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -13,12 +12,11 @@ from typing import Callable
 import airflows
 import pytest
 from api_server import ApiServer
-from conftest import MODULE, Command, FakeAirflow, RealAirflow
+from conftest import MODULE, ROUNDS, Command, FakeAirflow, RealAirflow
 
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
 TEN = ["--region=us-east-1", *(f"--registry={n:012}" for n in range(10)), "--conn-id=e_{registry}"]
 
 
