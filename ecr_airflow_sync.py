@@ -159,7 +159,7 @@ _NEXT_STEPS = {
     "AccessDenied.* AssumeRole": "the role's trust policy (its external id?) and this identity's own must allow it",
     "ConnectTimeout|EndpointConnection": _NETWORK,
     "ConnectionClosed|ReadTimeout|Internal|Server|Unavailable|^5": _LATER,
-    "ExpiredToken|SSO|Retrieval": "renew the AWS credentials (aws sso login, a new role session, new keys)",
+    "ExpiredToken|HTTPClient|SSO|Retrieval": "renew the AWS credentials (aws sso login, a new role session, new keys)",
     "InvalidParameter": "check the registry ids",
     "InvalidSignature|SignatureDoesNotMatch|RequestExpired": "check the secret key, and this host's clock",
     "(No|Partial)Cred|ProfileNot": "boto3 looked at the environment, ~/.aws and instance metadata; HOME is {home}",
@@ -255,9 +255,8 @@ def _targets(options: Mapping[str, Any]) -> list[Connection]:
 def _distinct(asked: Sequence[Connection]) -> list[Connection]:
     """Targets that may be asked for, each with a connection id of its own; else UsageError."""
     targets = list(dict.fromkeys(map(_valid, asked)))  # ECR Public is one, whatever the regions
-    if len({t.conn_id for t in targets}) < len(targets):
-        what = f"{len(targets)} registries would overwrite each other in {asked[0].conn_id!r}"
-        raise UsageError(f"{what}: give each its own, as with --conn-id 'ecr_{{registry}}_{{region}}'")
+    shared = len({t.conn_id for t in targets}) < len(targets)
+    _refuse(shared, f"{len(targets)} registries overwrite each other: give --conn-id 'ecr_{{registry}}_{{region}}'")
     return targets
 
 
@@ -365,8 +364,8 @@ def _client(who: Connection, held: Mapping[str, Any], service: Any) -> Any:
     session = boto3.Session(key, secret_key, token, region, profile_name=who.profile or extra.get("profile_name"))
     role_arn, external_id = (getattr(who, key) or extra.get(key) for key in ("role_arn", "external_id"))
     how, kwargs = extra.get("assume_role_method", "assume_role"), extra.get("assume_role_kwargs") or {}
-    odd = f"{who.aws_conn_id} has an assume_role_method, or kwargs, of another kind; give its profile, role or keys"
-    _refuse(how != "assume_role" or not isinstance(kwargs, dict), odd, Failure)
+    odd = how != "assume_role" or not isinstance(kwargs, dict) or {"session_kwargs", "aws_iam_role"} & set(extra)
+    _refuse(odd, f"aws_conn_id {who.aws_conn_id}: its extra has a role or session of another kind; use keys", Failure)
     if role_arn:
         role = {"RoleSessionName": "ecr-airflow-sync", **kwargs, **({"ExternalId": external_id} if external_id else {})}
         role = {name: int(value) if name == "DurationSeconds" else value for name, value in role.items()}  # from text
@@ -425,13 +424,13 @@ class Airflow:
 
     def __init__(self, command: str = "airflow", timeout: float = 120, version: str = "", method: str = "auto") -> None:
         try:
-            *prefix, self.script = shlex.split(command) or [""]
+            *self.prefix, self.script = shlex.split(command) or [""]
         except ValueError as error:
             raise UsageError(f"airflow command {command!r}: {error}") from None
         _refuse(method not in METHODS, f"method {method!r} is none of {', '.join(METHODS)}")
         _refuse(not 0 < timeout < 1e6, f"timeout {timeout:g} is not a positive number of seconds")  # 12 days
         self.command, self.version, self.method, self._timeout = command, version, method, timeout
-        self._argv = [*prefix, "sh", "-c", FIND_PYTHON, self.script]
+        self._argv = [*self.prefix, "sh", "-c", FIND_PYTHON, self.script]
         self.executable, self._marker = "", secrets.token_hex(16)  # met by nobody yet
 
     @contextmanager
@@ -451,7 +450,8 @@ class Airflow:
         finally:
             for pipe in filter(None, (self._process.stdin, self._process.stdout)):
                 pipe.close()
-            for number, seconds in ((0, patience), (signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+            to_add = GRACE if self.method == "import" else 4 * GRACE  # what it has just deleted
+            for number, seconds in ((0, patience), (signal.SIGTERM, to_add), (signal.SIGKILL, GRACE)):
                 with suppress(OSError):  # gone, or another user's
                     os.killpg(self._process.pid, number)
                 with suppress(TimeoutExpired):
@@ -596,7 +596,7 @@ def _mask(text: str, hidden: Iterable[str] = ()) -> str:
     """Hide what is named, passwords in URLs, and what may be a token or part of one."""
     text = re.sub("|".join(map(re.escape, hidden)) or "(?!)", "***", text)
     text = re.sub(r"(://[^\s:@/]{0,99}):\S{1,99}@|:[^\s:@/]+@", r"\1:***@", text)
-    return re.sub(r"[\w+=-]{60,}", "***", text)  # no slash: paths and ARNs are to be read
+    return re.sub(r"[\w+=-]{60,}|\bb'[^']*|(?<=value as ')[^']*", "***", text)  # no slash: for paths and ARNs
 
 
 # --- the check: would DockerOperator succeed now? ---------------------------------------------------
@@ -604,8 +604,8 @@ def _check(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection]:
     _refuse(any("{" in t.conn_id for t in targets), "--check never asks AWS: give the conn id's regions and registries")
     found = airflow.read(t.conn_id for t in targets)
     judged = {t.conn_id: _judge(t, found[t.conn_id], airflow.shadows) for t in targets}
-    unreached = [t for t in judged.values() if t.status == "unreachable"]
-    _side_by_side(lambda t: judged.update({t.conn_id: _log_in(t)}), unreached)
+    to_ask = [t for t in judged.values() if t.status == "unreachable"]
+    _side_by_side(lambda t: judged.update({t.conn_id: _log_in(t)}), to_ask)
     return [judged[t.conn_id] for t in targets]
 
 
@@ -665,8 +665,7 @@ def sync(
     be done as asked; SyncError at the end, with all the connections, if one is not as it should be.
     """
     state = _state()[1] if renew_before and not check else {}
-    known = {_state_key(t, airflow): t for t in _distinct(targets)}
-    known = {key: _fresh(t, state.get(key), renew_before) for key, t in known.items()}
+    known = {k: _fresh(t, state.get(k), renew_before) for t in _distinct(targets) for k in [_state_key(t, airflow)]}
     due = [key for key, t in known.items() if t.status != "fresh"]
     told = [known[key] for key in due]
     try:
@@ -677,9 +676,10 @@ def sync(
                 told = told if check or dry_run else _written(airflow, told)
     except (Failure, RuntimeError) as error:
         told = [replace(t, error=f"{error}{'' if isinstance(error, Failure) else '; see ulimit -u'}") for t in told]
-    known.update(zip(due, told))
-    if due and (renew_before or os.path.exists(_state()[0])) and not (check or dry_run):
-        _remember(known)
+    finally:  # also after Ctrl-C: what was under way is not fresh
+        known.update(zip(due, told))
+        if due and (renew_before or os.path.exists(_state()[0])) and not (check or dry_run):
+            _remember(known)
     connections = [replace(t, password=None) for t in known.values()]
     if any(t.error for t in connections):
         raise SyncError(connections)
@@ -703,12 +703,12 @@ def _written(airflow: Airflow, targets: Sequence[Connection]) -> list[Connection
 
 
 # --- the state: what this host last wrote, for --renew-before --------------------------------------------
-def _state_key(target: Connection, airflow: Airflow) -> str:
+def _state_key(t: Connection, airflow: Airflow) -> str:
     """Which connection in which Airflow, a dash, what is asked for by whom: digests of what either depends on."""
-    led = r"(AIRFLOW_)?HOME|AIRFLOW_CLI_ENVIRONMENT|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)"
-    asked = r"AWS_(ACCESS_KEY_ID|ROLE_ARN|PROFILE|(DEFAULT_)?REGION|\w+_FILE)"
+    led = r"AIRFLOW_(HOME|CONFIG|CLI_ENVIRONMENT)|HOME|DOCKER_\w+|KUBECONFIG|.*__(SQL_ALCHEMY_CONN|FERNET_KEY)(_\w+)?"
+    asked = r"AWS_(ACCESS_KEY_ID|ROLE_ARN|(DEFAULT_)?(PROFILE|REGION)|\w+_FILE)"
     there, by = (sorted(e for e in os.environ.items() if re.fullmatch(names, e[0])) for names in (led, asked))
-    parts = [target.conn_id, airflow.command, shutil.which(airflow.script), there], [asdict(target), by]
+    parts = [t.conn_id, airflow.prefix, shutil.which(airflow.script) or airflow.script, there], [asdict(t), by]
     return "-".join(hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts)
 
 

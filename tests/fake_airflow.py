@@ -88,7 +88,7 @@ def delete(conn_id: str) -> None:
         if TROUBLE == "not deleted":  # which it says before it commits
             raise RuntimeError("database is locked")
         if TROUBLE == "slow add":
-            time.sleep(1.5)
+            time.sleep(float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5")))
 
 
 def add(conn_id: str, fields: dict[str, str]) -> None:

@@ -200,6 +200,16 @@ def test_no_network_and_a_profile_that_is_gone(sync: Command, fake: Place, tmp_p
     assert ran.stderr.startswith("docker_default: ECR in us-east-1: Could not connect to the endpoint URL")
 
 
+def test_keys_with_a_line_break(sync: Command, fake: Place) -> None:
+    """As `echo TOKEN | base64` leaves it. http.client quotes what it refuses."""
+    fake()
+    token = "IQoJb3/JpZ2luX2VjE/" * 20
+    ran = sync("-r", "us-east-1", "-q", AWS_SESSION_TOKEN=f"{token}\n")
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    assert "Invalid header value" in ran.stderr
+    assert token[:19] not in ran.stderr
+
+
 @pytest.mark.parametrize("check", [False, True])
 def test_an_answer_that_never_ends(
     sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, check: bool

@@ -107,7 +107,7 @@ def test_a_signal_with_airflowctl(
 ) -> None:
     sync.env.update(api_server.client(tmp_path / "client"))
     sync.options = ["--airflow", str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl")]
-    strike(Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE])), way, MOMENTS or 2)
+    strike(Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE]), in_flight=1), way, MOMENTS or 2)
 
 
 # --- the table ---

@@ -130,15 +130,20 @@ def test_keys_in_the_extra_of_an_airflow_connection(sync: Command, fake: Place, 
 
 
 @pytest.mark.parametrize(
-    "extra", [{"assume_role_method": "assume_role_with_saml"}, {"assume_role_kwargs": '{"ExternalId": "night-42"}'}]
+    "extra",
+    [
+        {"assume_role_method": "assume_role_with_saml"},
+        {"assume_role_kwargs": '{"ExternalId": "night-42"}'},
+        {"session_kwargs": {"profile_name": "partner"}},
+    ],
 )
 def test_a_role_that_is_assumed_otherwise(
-    sync: Command, fake: Place, ecr: EcrStandIn, role: str, extra: dict[str, str]
+    sync: Command, fake: Place, ecr: EcrStandIn, role: str, extra: dict[str, Any]
 ) -> None:
     store(fake(), aws={**KEYS, "extra": {"role_arn": role, **extra}})
     ran = sync("-r", "us-east-1", "--aws-conn-id", "aws", "-q")
     assert ran.stderr == (
-        "docker_default: aws has an assume_role_method, or kwargs, of another kind; give its profile, role or keys\n"
+        "docker_default: aws_conn_id aws: its extra has a role or session of another kind; use keys\n"
     )
     assert (ran.status, ecr.calls, ecr.assumed) == (1, [], [])
 

@@ -108,8 +108,8 @@ def test_two_registries_never_share_a_connection(
     fake()
     ran = sync(*options)
     assert ran.status == 2
-    assert re.search(r"Error: \d registries would overwrite each other in ", ran.stderr)
-    assert ran.stderr.endswith("give each its own, as with --conn-id 'ecr_{registry}_{region}'\n")
+    assert re.search(r"Error: \d registries overwrite each other: ", ran.stderr)
+    assert ran.stderr.endswith("give --conn-id 'ecr_{registry}_{region}'\n")
     assert ecr.calls == []
 
 

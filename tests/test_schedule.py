@@ -221,6 +221,38 @@ def test_a_run_without_the_option_is_remembered_where_others_renew(sync: Command
     assert "  fresh  " in sync("--renew-before", "6h").stdout
 
 
+def test_what_was_cut_short_is_not_fresh(sync: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:
+    """Nor is the connection lost, though adding it takes longer than most things may."""
+    assert sync().status == 0
+    process = sync.start("--force", "--method", "delete-add", FAKE_AIRFLOW_TROUBLE="slow add", FAKE_AIRFLOW_SLOW="7")
+    deadline = time.monotonic() + 30
+    while airflow.connections() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    assert sync.end(process).status == 143
+    assert list(airflow.connections()) == ["docker_default"]
+    assert "  written  " in sync().stdout
+
+
+@pytest.mark.parametrize(
+    "variable", ["AIRFLOW_CONFIG", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", "DOCKER_HOST", "AWS_DEFAULT_PROFILE"]
+)
+def test_another_airflow_or_identity(sync: Command, airflow: FakeAirflow, tmp_path: Path, variable: str) -> None:
+    (tmp_path / "config").write_text("[profile other]\nregion = us-east-1\n")
+    sync.env["AWS_CONFIG_FILE"] = str(tmp_path / "config")
+    assert sync().status == 0
+    assert "  fresh  " in sync().stdout
+    assert "  written  " in sync(**{variable: "other"}).stdout
+
+
+def test_the_same_airflow_by_another_name(sync: Command, airflow: FakeAirflow) -> None:
+    assert sync().status == 0
+    sync.options = ["-r", "eu-west-1"]
+    assert sync(PATH=f"{airflow.script.parent}:/usr/bin:/bin").status == 0
+    sync.options = ["-r", "us-east-1", "--renew-before", "6h", "--airflow", str(airflow.script)]
+    assert "  written  " in sync().stdout
+
+
 def test_other_keys_are_another_account(sync: Command, airflow: FakeAirflow) -> None:
     assert sync().status == 0
     assert "  fresh  " in sync().stdout
