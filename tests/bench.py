@@ -311,8 +311,8 @@ def events(reader: int) -> Iterator[bytes]:
 
 def median_split(there: Place, rounds: int) -> Split:
     """That with the median share of ours."""
-    splits = [split(there) for _ in range(2 * rounds - 1)]
-    return sorted(splits, key=lambda found: found.share)[rounds - 1]
+    splits = [split(there) for _ in range(3 * rounds)]
+    return sorted(splits, key=lambda found: found.share)[len(splits) // 2]
 
 
 # --- what the README claims besides ---
