@@ -58,9 +58,10 @@ class Command:
     env: dict[str, str]
     secrets: Callable[[], list[str]]
     options: list[str] = field(default_factory=list)
+    program: tuple[str, ...] = (str(MODULE),)
 
     def arguments(self, *options: str) -> list[str]:
-        return [sys.executable, str(MODULE), *self.options, *options]
+        return [sys.executable, *self.program, *self.options, *options]
 
     def start(self, *options: str, **more: str) -> subprocess.Popen[str]:
         return self.launch(self.arguments(*options), {**self.env, **more})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -61,9 +62,10 @@ class Watcher(Background):
 
     def _files(self) -> Iterator[tuple[Path, bytes]]:
         for folder in self.folders:
-            for path in list(folder.rglob("*")):
+            walked = os.walk(folder)  # which, unlike rglob, does not mind what has gone in between
+            for path in [Path(place, name) for place, _, names in walked for name in names]:
                 try:
                     if path.is_file() and not path.is_symlink():
                         yield path, path.read_bytes()
                 except OSError:
-                    continue  # it has gone in between
+                    continue
