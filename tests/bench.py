@@ -15,8 +15,10 @@ import contextlib
 import json
 import os
 import platform
+import re
 import resource
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from typing import Callable, Iterator, Sequence
 import airflows
 from conftest import ROOT, processes
 from ecr_stand_in import EcrStandIn, environment
-from postgres import Reader, execute, find_initdb, serving
+from postgres import Reader, connect, execute, find_initdb, serving
 from watcher import Background
 
 VERSIONS = ("1.10.15", "2.11.2", "3.3.2")
@@ -357,6 +359,27 @@ def calls_and_starts(there: Place) -> tuple[int, int]:
     return len(there.ecr.calls) - earlier, len(onlooker.starts)
 
 
+def rows(there: Place) -> int:
+    """How often the database has the connection that all hosts write."""
+    with contextlib.closing(connect(there.url)) as database:
+        cursor = database.cursor()
+        cursor.execute(f"SELECT count(*) FROM connection WHERE conn_id = 'ecr_{REGISTRIES[0]}'")
+        return int(cursor.fetchone()[0])
+
+
+def exposures(folder: Path) -> Iterator[str]:
+    """What systemd makes of the service: as it comes, and with the drop-in for sudo."""
+    unit = shutil.copy(ROOT / "systemd/ecr-airflow-sync.service", folder)
+    analyze = ["systemd-analyze", "security", "--offline=true", "--no-pager", unit]
+    for drop_in in ("", "sudo.conf"):
+        if drop_in:
+            Path(f"{unit}.d").mkdir()
+            shutil.copy(ROOT / "examples/systemd" / drop_in, f"{unit}.d")
+        told = subprocess.run(analyze, capture_output=True, text=True, check=True).stdout
+        exposure = re.findall(r"exposure level .*: ([\d.]+)", told)[0]
+        yield f"exposure of the systemd service{' with ' + drop_in if drop_in else ''}: {exposure}"
+
+
 def claims(places: dict[str, Place], results: Sequence[Result], rounds: int) -> Iterator[str]:
     """A line for each figure that the README has besides the table's."""
     first = {result.version: result for result in results if result.count == 1}
@@ -370,7 +393,7 @@ def claims(places: dict[str, Place], results: Sequence[Result], rounds: int) -> 
         newest, one = places[NEWEST], first[NEWEST].medians("wall")[0]
         with Reader(newest.url, (f"ecr_{REGISTRIES[0]}",), pause=0.005) as reader:
             eight = median(eight_at_once(newest) for _ in range(3))
-        lost = f"{reader.missing} of {reader.reads} reads without the connection"
+        lost = f"{reader.missing} of {reader.reads} reads without the connection, {rows(newest)} row(s)"
         yield f"Airflow {NEWEST}: eight hosts at once, three times: {eight:.0f} s a round, one {one:.1f} s; {lost}"
     there = next(iter(places.values()))
     calls, starts = calls_and_starts(there)
@@ -379,6 +402,8 @@ def claims(places: dict[str, Place], results: Sequence[Result], rounds: int) -> 
     yield f"a day of 48 runs with --renew-before 6h: {starts_in_a_day(there)} Airflow starts"
     showing = median(seconds(lambda: there.run([*SYNC, "--help"])) for _ in range(9))
     yield f"--help: {showing:.2f} s"
+    if shutil.which("systemd-analyze"):
+        yield from exposures(there.folder)
 
 
 # --- what is told ---
