@@ -52,6 +52,7 @@ mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 mount -t tmpfs -o mode=0755 run "$root/run"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 while [ $# -gt 0 ]; do
   mkdir -p "$root$1"
   case $2 in
@@ -60,7 +61,6 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
