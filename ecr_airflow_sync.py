@@ -143,7 +143,7 @@ for line in iter(requests.readline, ""):
     commands, connections, name = json.loads(line)
     watch = threading.Timer(timeout, stop)
     watch.start()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if "delete" in str(commands) else stop)  # what is deleted is added
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "delete" in str(commands) else stop)  # an add is to follow
     for argv in commands:
         answer(run(argv, connections, name))
     watch.cancel()
@@ -724,9 +724,9 @@ def _state() -> tuple[str, dict[str, Any]]:
 
 def _fresh(target: Connection, entry: Any, renew_before: float) -> Connection:
     """The target as it was written, if it has so long to live. A clock set back ends all trust."""
-    with suppress(Exception):  # it is not as _remember left it
+    with suppress(OSError, ValueError, TypeError, OverflowError):  # it is not as _remember left it
         written_at, expires_at, *facts = entry
-        if written_at <= time.time() <= expires_at - renew_before:
+        if len(facts) == len(FACTS) and written_at <= time.time() <= expires_at - renew_before:
             known: dict[str, Any] = {**dict(zip(FACTS, map(str, facts))), "status": "fresh"}
             return replace(target, **known, expires_at=datetime.fromtimestamp(expires_at, timezone.utc))
     return target
@@ -819,11 +819,11 @@ _option, _flag = click.option, partial(click.option, is_flag=True)
 
 
 def _seconds(_context: object, _parameter: object, text: str | None) -> float:
-    parts = re.findall(r"(\d{1,7})([hms])", text or "")
-    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
-    if text and (not seconds or re.sub(r"\d{1,7}[hms]", "", text)):
+    parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?", text or "")
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
+    if text and not hours + minutes + seconds:
         raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
-    return seconds
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _tell(text: str) -> None:

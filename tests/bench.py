@@ -31,7 +31,7 @@ from statistics import median
 from typing import Callable, Iterator, Sequence
 
 import airflows
-from conftest import ROOT, processes
+from conftest import INSTALLED, ROOT, processes
 from ecr_stand_in import EcrStandIn, environment
 from postgres import Reader, connect, execute, find_initdb, serving
 from watcher import Background
@@ -45,8 +45,7 @@ MISSING_BAR = 10.0  # common ÷ ours, where ours is not 0
 SHARE_AIM = 0.1  # of one run, what is ours: no bar, for neighbours on the machine move it
 DELETES = ("1.", "2.5")  # how the versions begin that have no import --overwrite
 
-# As the console script has it. The module's own file would be compiled anew in each run.
-SYNC = [sys.executable, "-c", "import sys; from ecr_airflow_sync import main; sys.exit(main())"]
+SYNC = [sys.executable, *INSTALLED]
 ASK = """
 import base64, json, sys
 import boto3

@@ -24,6 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup ignores, 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ecr_airflow_sync.py"
 FAKE = Path(__file__).with_name("fake_airflow.py")
+# As the console script has it: the module's own file would be compiled anew in each run.
+INSTALLED = ("-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()")
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 

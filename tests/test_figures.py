@@ -12,12 +12,11 @@ from typing import Callable
 import airflows
 import pytest
 from api_server import ApiServer
-from conftest import MODULE, ROOT, ROUNDS, Command, FakeAirflow, RealAirflow
+from conftest import INSTALLED, MODULE, ROUNDS, Command, FakeAirflow, RealAirflow
 
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
-INSTALLED = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()"
 TEN = ["--region=us-east-1", *(f"--registry={n:012}" for n in range(10)), "--conn-id=e_{registry}"]
 
 
@@ -42,8 +41,7 @@ def assert_ratio(name: str, ours: Callable[[], object], other: Callable[[], obje
 
 @pytest.fixture(autouse=True)
 def _installed(sync: Command) -> None:
-    """As the console script has it: the module's own file would be compiled anew in each run."""
-    sync.program = ("-c", INSTALLED)
+    sync.program = INSTALLED
 
 
 def succeed(sync: Command, *options: str) -> Callable[[], None]:
