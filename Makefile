@@ -12,7 +12,7 @@ help:
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
 	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
 	@echo 'make quick    those among them that start no real Airflow'
-	@echo 'make coverage which lines of the module those among them run'
+	@echo 'make coverage which lines and branches those among them run'
 	@echo 'make host     systemd, cron, sudo and Docker, for real: needs root'
 	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
 	@echo 'make faults   kill and stop it at twenty moments of each method: half an hour'
@@ -43,7 +43,7 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage run -m pytest -m 'not figures and not host and not e2e and not airflow' -n 4 -q \
 	  --deselect 'tests/test_faults.py::test_a_fault[no temporary folder at all]'  # where nothing can be saved
 	-$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under=98
+	$(BIN)/coverage report --fail-under=95
 
 host: $(VENV)/ready
 	$(BIN)/python -m pytest -m host tests/host
@@ -67,14 +67,17 @@ $(VENV)/lint: $(VENV)/ready
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -c 'import ecr_airflow_sync as module; print("marker = timeout = 1" + module.DOOR)' >$(VENV)/door.py
-	$(BIN)/ruff check --config ruff.toml --ignore BLE001,E401,E402,I001,RUF005,S110,UP $(VENV)/door.py
-	$(BIN)/mypy ecr_airflow_sync.py tests examples
+	$(BIN)/mypy ecr_airflow_sync.py _ecr_airflow_sync tests examples
+	$(BIN)/shellcheck $$(git ls-files '*.sh') .ci/run
 
 package: $(VENV)/lint
 	rm -rf build dist
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(BIN)/uv pip install --quiet --python $(VENV)/wheel dist/*.whl
+	cd / && $(abspath $(VENV))/wheel/bin/ecr-airflow-sync --version
+	$(BIN)/python tests/installed.py $(VENV)/wheel/bin/ecr-airflow-sync
 
 clean:
 	rm -rf .venv* .envs build dist *.egg-info

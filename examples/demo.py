@@ -40,7 +40,10 @@ def show(command: list[str]) -> None:
 
 def main() -> None:
     version = newest_airflow()
-    print(f"Installing Airflow {version} under .envs/ (once, a minute or so) ...", flush=True)
+    print(
+        f"Installing Airflow {version} under .envs/ (once, a minute or so) ...",
+        flush=True,
+    )
     airflow = airflows.environment(version) / "bin/airflow"
     ecr = EcrStandIn()
     threading.Thread(target=ecr.serve_forever, daemon=True).start()

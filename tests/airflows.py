@@ -59,14 +59,18 @@ class Recipe:
 
 DOCKER = "apache-airflow-providers-docker"
 RECIPES = {
-    "1.10.15": Recipe(("3.8",), "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)),
+    "1.10.15": Recipe(
+        ("3.8",), "2021-04-01", ("sqlalchemy<1.4", "flask-sqlalchemy<2.5"), ("initdb",)
+    ),
     "2.5.3": Recipe(("3.10", "3.9"), "2023-04-10", (DOCKER,), ("db", "init")),
     "2.11.2": Recipe(("3.11", "3.10", "3.12"), "2026-05-01", ("pydantic<3", DOCKER)),
     "3.3.2": Recipe(("3.12", "3.11", "3.13"), "", ("asyncpg", DOCKER)),
 }
 # The client of Airflow 3's REST API. By its own version, and not among the Airflows.
 AIRFLOWCTL = "0.1.5"
-CLIENT = Recipe(("3.12", "3.11", "3.13"), "2026-11-20", (), (), "apache-airflow-ctl", "airflowctl")
+CLIENT = Recipe(
+    ("3.12", "3.11", "3.13"), "2026-11-20", (), (), "apache-airflow-ctl", "airflowctl"
+)
 
 
 def environment(version: str) -> Path:
@@ -127,7 +131,9 @@ def run(version: str, env: dict[str, str], *arguments: str) -> str:
     return _output([str(script), *arguments], env)
 
 
-def connections(version: str, env: dict[str, str], conn_id: str) -> list[dict[str, Any]]:
+def connections(
+    version: str, env: dict[str, str], conn_id: str
+) -> list[dict[str, Any]]:
     """Every row of that id in the metadata database, decrypted by Airflow's own code."""
     python = environment(version) / "bin/python"
     printed = _output([str(python), "-c", PRINT_CONNECTION, conn_id], env)
@@ -135,7 +141,9 @@ def connections(version: str, env: dict[str, str], conn_id: str) -> list[dict[st
     return rows
 
 
-def connection(version: str, env: dict[str, str], conn_id: str) -> dict[str, Any] | None:
+def connection(
+    version: str, env: dict[str, str], conn_id: str
+) -> dict[str, Any] | None:
     """The connection of that id, decrypted by Airflow's own code."""
     rows = connections(version, env, conn_id)
     assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
@@ -147,7 +155,9 @@ def find_python(*versions: str) -> str:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for version in versions:
         candidates = [shutil.which(f"python{version}") or ""]
-        candidates += sorted(str(path) for path in pyenv.glob(f"{version}.*/bin/python{version}"))
+        candidates += sorted(
+            str(path) for path in pyenv.glob(f"{version}.*/bin/python{version}")
+        )
         for candidate in filter(None, candidates):
             # A pyenv shim on PATH may lead nowhere.
             asked = [candidate, "-c", "import sys; print(sys.executable)"]
@@ -163,8 +173,17 @@ def _uv(*arguments: str) -> None:
 
 def _output(command: list[str], env: dict[str, str]) -> str:
     """Standard output; what the command printed is shown only if it failed."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))}
-    done = subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, check=False, timeout=600)
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))
+    }
+    done = subprocess.run(
+        command,
+        env={**inherited, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
         done.check_returncode()

@@ -47,11 +47,16 @@ class ApiServer:
     def expired_token(self) -> str:
         """The server's own token, had it ended an hour ago."""
         now = int(time.time())
-        return _signed(self.token, SECRET, iat=now - 7200, nbf=now - 7200, exp=now - 3600)
+        return _signed(
+            self.token, SECRET, iat=now - 7200, nbf=now - 7200, exp=now - 3600
+        )
 
     def foreign_token(self) -> str:
         """A token such as another server gives."""
-        return _signed(self.token, "another secret, as long as the server's own, of 64 bytes.......")
+        return _signed(
+            self.token,
+            "another secret, as long as the server's own, of 64 bytes.......",
+        )
 
     def viewers_token(self) -> str:
         """A token of somebody who may look, but not write."""
@@ -111,8 +116,19 @@ def free_port() -> int:
 
 def _start(env: dict[str, str], port: int, log: Path) -> subprocess.Popen[bytes]:
     script = airflows.environment(SERVER) / "bin/airflow"
-    options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--apps", "core")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))}
+    options = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--apps",
+        "core",
+    )
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))
+    }
     with log.open("wb") as output:
         return subprocess.Popen(
             [str(script), "api-server", *options],

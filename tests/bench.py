@@ -40,9 +40,15 @@ VERSIONS = ("1.10.15", "2.11.2", "3.3.2")
 OLD, NEWEST = "2.5.3", "3.3.2"  # for what the README claims besides
 COUNTS = (1, 10)
 REGISTRIES = [f"{number:012}" for number in range(max(COUNTS))]
-WALL_BARS = {"1.10.15": 8.0, "2.11.2": 15.0, "3.3.2": 15.0}  # common ÷ ours, for ten connections
+WALL_BARS = {
+    "1.10.15": 8.0,
+    "2.11.2": 15.0,
+    "3.3.2": 15.0,
+}  # common ÷ ours, for ten connections
 MISSING_BAR = 10.0  # common ÷ ours, where ours is not 0
-SHARE_AIM = 0.1  # of one run, what is ours: no bar, for neighbours on the machine move it
+SHARE_AIM = (
+    0.1  # of one run, what is ours: no bar, for neighbours on the machine move it
+)
 DELETES = ("1.", "2.5")  # how the versions begin that have no import --overwrite
 
 SYNC = [sys.executable, *INSTALLED]
@@ -119,14 +125,22 @@ class Place:
         quiet = subprocess.PIPE
         env = {**self.env, **more}
         return subprocess.Popen(
-            command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=quiet, stderr=quiet, text=True
+            command,
+            env=env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=quiet,
+            stderr=quiet,
+            text=True,
         )
 
     def end(self, process: subprocess.Popen[str]) -> str:
         """What it printed. No token may be shown, so a failure shows little."""
         stdout, stderr = process.communicate(timeout=600)
         if process.returncode:
-            raise SystemExit(f"Airflow {self.version}: exit status {process.returncode}: {stderr[-300:]}")
+            raise SystemExit(
+                f"Airflow {self.version}: exit status {process.returncode}: {stderr[-300:]}"
+            )
         return stdout
 
     def run(self, command: Sequence[str], **more: str) -> str:
@@ -136,10 +150,17 @@ class Place:
         self.run([*SYNC, *options(count)])
 
     def common(self, count: int) -> None:
-        for line in self.run([sys.executable, "-c", ASK, *REGISTRIES[:count]]).splitlines():
+        for line in self.run(
+            [sys.executable, "-c", ASK, *REGISTRIES[:count]]
+        ).splitlines():
             host, token = json.loads(line)
             conn_id = f"ecr_{host.partition('.')[0]}"
-            fields = ["--conn-type=docker", f"--conn-host={host}", "--conn-login=AWS", f"--conn-password={token}"]
+            fields = [
+                "--conn-type=docker",
+                f"--conn-host={host}",
+                "--conn-login=AWS",
+                f"--conn-password={token}",
+            ]
             self.run([self.script, "connections", "delete", conn_id])
             self.run([self.script, "connections", "add", conn_id, *fields])
 
@@ -150,13 +171,18 @@ class Place:
         Airflows, test_postgres.py shows with a reader who never pauses.
         """
         conn_ids = tuple(f"ecr_{registry}" for registry in REGISTRIES[:count])
-        reader, onlooker = Reader(self.url, conn_ids, pause=0.005), Onlooker(self.script, self.tokens)
+        reader, onlooker = (
+            Reader(self.url, conn_ids, pause=0.005),
+            Onlooker(self.script, self.tokens),
+        )
         with reader, onlooker:
             used, began = cpu_of_children(), time.perf_counter()
             method(count)
             wall, cpu = time.perf_counter() - began, cpu_of_children() - used
         assert reader.reads > 100, "the reader could not look"
-        return Cost(wall, cpu, reader.seconds_missing, len(onlooker.seen), len(onlooker.starts))
+        return Cost(
+            wall, cpu, reader.seconds_missing, len(onlooker.seen), len(onlooker.starts)
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +196,17 @@ class Result:
 
     def medians(self, name: str) -> tuple[float, float]:
         """Of ours and of the common method."""
-        ours, common = (median(getattr(cost, name) for cost in costs) for costs in (self.ours, self.common))
+        ours, common = (
+            median(getattr(cost, name) for cost in costs)
+            for costs in (self.ours, self.common)
+        )
         return ours, common
 
     def ratio(self, name: str) -> float:
         """Common ÷ ours."""
-        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(self.common, self.ours)]
+        pairs = [
+            (getattr(a, name), getattr(b, name)) for a, b in zip(self.common, self.ours)
+        ]
         return median(a / b if b else float("inf") for a, b in pairs)
 
 
@@ -238,14 +269,22 @@ def place(version: str, folder: Path, postgres: str, ecr: EcrStandIn) -> Place:
     (folder / "bin").mkdir(parents=True)
     (folder / "tmp").mkdir()
     (folder / "bin/airflow").symlink_to(airflows.environment(version) / "bin/airflow")
-    env, url = airflows.home(version, folder / "airflow"), f"sqlite:///{folder}/airflow/airflow.db"
+    env, url = (
+        airflows.home(version, folder / "airflow"),
+        f"sqlite:///{folder}/airflow/airflow.db",
+    )
     if postgres:
         name = f"airflow_{version.replace('.', '_')}"
         execute(f"{postgres}/postgres", f"CREATE DATABASE {name}")
         url = f"{postgres}/{name}"
         env = airflows.on_database(env, url.replace("://", "+psycopg2://"))
         airflows.run(version, env, *airflows.RECIPES[version].init)
-    env.update(PATH="/usr/bin:/bin", HOME=str(folder), TMPDIR=str(folder / "tmp"), **environment(ecr.url))
+    env.update(
+        PATH="/usr/bin:/bin",
+        HOME=str(folder),
+        TMPDIR=str(folder / "tmp"),
+        **environment(ecr.url),
+    )
     env["ECR_AIRFLOW_SYNC_AIRFLOW"] = str(folder / "bin/airflow")
     return Place(version, folder, env, url, ecr)
 
@@ -264,7 +303,9 @@ def compare(there: Place, count: int, rounds: int) -> Result:
         ours.append(there.cost(there.ours, count))
         common.append(there.cost(there.common, count))
         took = f"ours {ours[-1].wall:.1f} s, common {common[-1].wall:.1f} s"
-        say(f"Airflow {there.version}, {count} connection(s), round {number + 1} of {rounds}: {took}")
+        say(
+            f"Airflow {there.version}, {count} connection(s), round {number + 1} of {rounds}: {took}"
+        )
     return Result(there.version, count, ours, common)
 
 
@@ -272,13 +313,20 @@ def split(there: Place) -> Split:
     """Of one run with one connection, as seen by a script in the place of Airflow's."""
     fifo, script = there.folder / "fifo", there.folder / "bin/telling/airflow"
     if not fifo.exists():
-        python, real = airflows.environment(there.version) / "bin/python", Path(there.script).resolve()
+        python, real = (
+            airflows.environment(there.version) / "bin/python",
+            Path(there.script).resolve(),
+        )
         script.parent.mkdir()
-        script.write_text(TELLING.format(python=python, fifo=str(fifo), script=str(real)))
+        script.write_text(
+            TELLING.format(python=python, fifo=str(fifo), script=str(real))
+        )
         script.chmod(0o755)
         os.mkfifo(fifo)
     used = cpu_of_children()
-    wall = seconds(lambda: there.run([there.script, "connections", *bare_command(there)]))
+    wall = seconds(
+        lambda: there.run([there.script, "connections", *bare_command(there)])
+    )
     bare = Cost(wall, cpu_of_children() - used)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     used, began = cpu_of_children(), time.perf_counter()
@@ -287,15 +335,29 @@ def split(there: Place) -> Split:
     there.end(process)
     ended = time.perf_counter()
     os.close(reader)
-    return Split(told[0] - began, told[-1] - told[0], ended - told[-1], cpu_of_children() - used, bare)
+    return Split(
+        told[0] - began,
+        told[-1] - told[0],
+        ended - told[-1],
+        cpu_of_children() - used,
+        bare,
+    )
 
 
 def bare_command(there: Place) -> list[str]:
     """One start of Airflow's that writes one connection; where that takes two, delete and add, the second."""
     if there.version.startswith(DELETES):
-        return ["add", f"of_bench_{time.monotonic_ns()}", "--conn-type=docker", "--conn-host=h", "--conn-password=x"]
+        return [
+            "add",
+            f"of_bench_{time.monotonic_ns()}",
+            "--conn-type=docker",
+            "--conn-host=h",
+            "--conn-password=x",
+        ]
     file = there.folder / "connections.json"
-    file.write_text('{"of_bench": {"conn_type": "docker", "host": "h", "login": "AWS", "password": "x"}}')
+    file.write_text(
+        '{"of_bench": {"conn_type": "docker", "host": "h", "login": "AWS", "password": "x"}}'
+    )
     return ["import", "--overwrite", str(file)]
 
 
@@ -324,16 +386,25 @@ def nothing_due(there: Place) -> float:
     command = [*SYNC, *options(1), "--renew-before=6h"]
     state = str(there.folder / "rests")
     there.run(command, STATE_DIRECTORY=state)
-    return median(seconds(lambda: there.run(command, STATE_DIRECTORY=state)) for _ in range(9))
+    return median(
+        seconds(lambda: there.run(command, STATE_DIRECTORY=state)) for _ in range(9)
+    )
 
 
 def starts_in_a_day(there: Place) -> int:
     """48 runs, half an hour apart: the state is aged, which is what a clock would do."""
     state, written = there.folder / "day", 0
     for _ in range(48):
-        report = json.loads(there.run([*SYNC, *options(1), "--renew-before=6h", "--json"], STATE_DIRECTORY=str(state)))
+        report = json.loads(
+            there.run(
+                [*SYNC, *options(1), "--renew-before=6h", "--json"],
+                STATE_DIRECTORY=str(state),
+            )
+        )
         written += report["connections"][0]["status"] == "written"
-        ((key, (written_at, expires_at, *facts)),) = json.loads((state / "written.json").read_text()).items()
+        ((key, (written_at, expires_at, *facts)),) = json.loads(
+            (state / "written.json").read_text()
+        ).items()
         aged = {key: [written_at - 1800, expires_at - 1800, *facts]}
         (state / "written.json").write_text(json.dumps(aged))
     return written
@@ -362,7 +433,9 @@ def rows(there: Place) -> int:
     """How often the database has the connection that all hosts write."""
     with contextlib.closing(connect(there.url)) as database:
         cursor = database.cursor()
-        cursor.execute(f"SELECT count(*) FROM connection WHERE conn_id = 'ecr_{REGISTRIES[0]}'")
+        cursor.execute(
+            f"SELECT count(*) FROM connection WHERE conn_id = 'ecr_{REGISTRIES[0]}'"
+        )
         return int(cursor.fetchone()[0])
 
 
@@ -374,18 +447,26 @@ def exposures(folder: Path) -> Iterator[str]:
         if drop_in:
             Path(f"{unit}.d").mkdir()
             shutil.copy(ROOT / "examples/systemd" / drop_in, f"{unit}.d")
-        told = subprocess.run(analyze, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            analyze, capture_output=True, text=True, check=True
+        ).stdout
         exposure = re.findall(r"exposure level .*: ([\d.]+)", told)[0]
         yield f"exposure of the systemd service{' with ' + drop_in if drop_in else ''}: {exposure}"
 
 
-def claims(places: dict[str, Place], results: Sequence[Result], rounds: int) -> Iterator[str]:
+def claims(
+    places: dict[str, Place], results: Sequence[Result], rounds: int
+) -> Iterator[str]:
     """A line for each figure that the README has besides the table's."""
     first = {result.version: result for result in results if result.count == 1}
-    gone = {v: r.medians("missing")[0] for v, r in first.items() if v.startswith(DELETES)}
+    gone = {
+        v: r.medians("missing")[0] for v, r in first.items() if v.startswith(DELETES)
+    }
     if OLD in places:
         places[OLD].ours(1)
-        gone[OLD] = median(places[OLD].cost(places[OLD].ours, 1).missing for _ in range(rounds))
+        gone[OLD] = median(
+            places[OLD].cost(places[OLD].ours, 1).missing for _ in range(rounds)
+        )
     for version, missing in gone.items():
         yield f"Airflow {version}: a connection is gone for {missing:.2f} s of a run"
     if NEWEST in places:
@@ -410,10 +491,22 @@ def claims(places: dict[str, Place], results: Sequence[Result], rounds: int) -> 
 
 def machine(postgres: str) -> list[str]:
     """What the figures depend on: the day, the machine, what runs there."""
-    cpu = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    names = [line for line in Path("/etc/os-release").read_text().splitlines() if line.startswith("PRETTY_NAME=")]
+    cpu = [
+        line.partition(": ")[2]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    names = [
+        line
+        for line in Path("/etc/os-release").read_text().splitlines()
+        if line.startswith("PRETTY_NAME=")
+    ]
     system = names[0].partition("=")[2].strip('"') if names else platform.platform()
-    database = "PostgreSQL on the same machine" if postgres else "SQLite, for there is no PostgreSQL server here"
+    database = (
+        "PostgreSQL on the same machine"
+        if postgres
+        else "SQLite, for there is no PostgreSQL server here"
+    )
     cores = f"{os.cpu_count()} cores, {cpu[0] if cpu else platform.machine()}"
     return [
         f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores}",
@@ -423,13 +516,21 @@ def machine(postgres: str) -> list[str]:
 
 def short(value: float) -> str:
     """With two digits that count, and at least the ones."""
-    return f"{value:.0f}" if value >= 99.5 or not value else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return (
+        f"{value:.0f}"
+        if value >= 99.5 or not value
+        else f"{value:.1f}"
+        if value >= 1
+        else f"{value:.2f}"
+    )
 
 
 def compared(result: Result, name: str) -> str:
     ours, common = result.medians(name)
     ratio = result.ratio(name)
-    return f"{short(common)} → {short(ours)} s" + (f", ÷ {ratio:.1f}" if ratio < float("inf") else "")
+    return f"{short(common)} → {short(ours)} s" + (
+        f", ÷ {ratio:.1f}" if ratio < float("inf") else ""
+    )
 
 
 def counted(result: Result, name: str) -> str:
@@ -440,13 +541,24 @@ def counted(result: Result, name: str) -> str:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, aligned; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
 
 def cost_table(results: Sequence[Result]) -> str:
-    head = ["Airflow", "connections", "wall", "CPU", "one missing", "processes with a token", "Airflow starts"]
+    head = [
+        "Airflow",
+        "connections",
+        "wall",
+        "CPU",
+        "one missing",
+        "processes with a token",
+        "Airflow starts",
+    ]
     rows = [
         [
             r.version,
@@ -461,7 +573,16 @@ def cost_table(results: Sequence[Result]) -> str:
 
 def split_table(splits: dict[str, Split]) -> str:
     """First what is ours, then how the run passes."""
-    head = ["Airflow", "one run", "bare command", "ours", "ours, CPU", "until Airflow runs", "until it ends", "then"]
+    head = [
+        "Airflow",
+        "one run",
+        "bare command",
+        "ours",
+        "ours, CPU",
+        "until Airflow runs",
+        "until it ends",
+        "then",
+    ]
     rows = [
         [version, *(f"{part:.2f} s" for part in (s.wall, s.bare.wall))]
         + [f"{s.wall - s.bare.wall:.2f} s, {s.share:.0%}", f"{s.cpu_share:.0%}"]
@@ -477,14 +598,23 @@ def bars(results: Sequence[Result]) -> Iterator[tuple[str, bool]]:
         name = f"Airflow {result.version}, {result.count} connection(s)"
         if result.count == 10 and result.version in WALL_BARS:
             ratio, least = result.ratio("wall"), WALL_BARS[result.version]
-            yield f"{name}: wall, common ÷ ours {ratio:.1f}, at least {least:.0f}", ratio >= least
+            yield (
+                f"{name}: wall, common ÷ ours {ratio:.1f}, at least {least:.0f}",
+                ratio >= least,
+            )
         longest = max(cost.missing for cost in result.ours)
         if result.version.startswith(DELETES):
             ratio = result.ratio("missing")
-            yield f"{name}: missing, common ÷ ours {ratio:.1f}, at least {MISSING_BAR:.0f}", ratio >= MISSING_BAR
+            yield (
+                f"{name}: missing, common ÷ ours {ratio:.1f}, at least {MISSING_BAR:.0f}",
+                ratio >= MISSING_BAR,
+            )
         else:
             yield f"{name}: never missing in any of our runs", longest == 0
-        yield f"{name}: no process of ours shows a token", not any(cost.seen for cost in result.ours)
+        yield (
+            f"{name}: no process of ours shows a token",
+            not any(cost.seen for cost in result.ours),
+        )
 
 
 # --- the plot ---
@@ -504,7 +634,11 @@ STYLE = """
 
 def tick(longest: float) -> float:
     """A round number of seconds, of which four to nine make the axis."""
-    return next(size for size in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if longest / size <= 9)
+    return next(
+        size
+        for size in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+        if longest / size <= 9
+    )
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
@@ -520,13 +654,25 @@ def bar(y: float, scale: float, kind: str, wall: float, missing: float) -> list[
     drawn = [box(LEFT, y, max(wall * scale, 1), BAR, kind)]
     if missing:
         drawn.append(box(LEFT, y + BAR - 5, max(missing * scale, 1), 5, "missing"))
-    words = f"{short(wall)} s, missing {short(missing)} s" if missing else f"{short(wall)} s, never missing"
+    words = (
+        f"{short(wall)} s, missing {short(missing)} s"
+        if missing
+        else f"{short(wall)} s, never missing"
+    )
     x = LEFT + wall * scale + 6
-    return [*drawn, box(x, y, 6.5 * len(words), BAR, "ground"), text(x, y + 11.5, words)]
+    return [
+        *drawn,
+        box(x, y, 6.5 * len(words), BAR, "ground"),
+        text(x, y + 11.5, words),
+    ]
 
 
 def legend(y: float) -> list[str]:
-    kinds = {"ours": "ecr-airflow-sync", "common": "connections delete, add", "missing": "a connection is missing"}
+    kinds = {
+        "ours": "ecr-airflow-sync",
+        "common": "connections delete, add",
+        "missing": "a connection is missing",
+    }
     drawn, x = [], 20.0
     for kind, words in kinds.items():
         height = 5 if kind == "missing" else 12
@@ -539,8 +685,18 @@ def axis(top: float, bottom: float, scale: float, longest: float) -> list[str]:
     drawn, size = [], tick(longest)
     for count in range(int(longest / size) + 1):
         x = LEFT + count * size * scale
-        drawn.append(f'<line x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" class="grid"/>')
-        drawn.append(text(x, bottom + 15, f"{count * size:g} s" if count else "0", "axis small", "middle"))
+        drawn.append(
+            f'<line x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" class="grid"/>'
+        )
+        drawn.append(
+            text(
+                x,
+                bottom + 15,
+                f"{count * size:g} s" if count else "0",
+                "axis small",
+                "middle",
+            )
+        )
     return drawn
 
 
@@ -558,11 +714,20 @@ def plot(results: Sequence[Result], about: Sequence[str]) -> str:
         words = f"{result.count} connection{'s' if result.count > 1 else ''}"
         drawn.append(text(LEFT - 10, y + 11.5 + STEP / 2, words, "", "end"))
         for side, kind in enumerate(("ours", "common")):
-            drawn += bar(y, scale, kind, result.medians("wall")[side], result.medians("missing")[side])
+            drawn += bar(
+                y,
+                scale,
+                kind,
+                result.medians("wall")[side],
+                result.medians("missing")[side],
+            )
             y += STEP
     height = y + 66
     head = text(20, 30, "Seconds to renew ECR tokens in Airflow connections", "title")
-    feet = [text(20, height - 28 + 15 * line, words, "small") for line, words in enumerate(about)]
+    feet = [
+        text(20, height - 28 + 15 * line, words, "small")
+        for line, words in enumerate(about)
+    ]
     inside = [
         box(0.5, 0.5, WIDTH - 1, height - 1, "card"),
         head,
@@ -607,14 +772,25 @@ def measure(versions: Sequence[str], rounds: int, svg: str) -> bool:
     """Print all of it, and draw the plot; whether every bar is held."""
     ecr = EcrStandIn()
     threading.Thread(target=ecr.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="ecr-airflow-sync-bench-") as name, database(Path(name, "postgres")) as url:
+    with tempfile.TemporaryDirectory(
+        prefix="ecr-airflow-sync-bench-"
+    ) as name, database(Path(name, "postgres")) as url:
         about = machine(url)
         pairs = f"Medians of {rounds} pair(s), of {half(rounds)} with ten connections: common → ours."
-        print(*about, f"{pairs} Load when it began: {os.getloadavg()[0]:.1f}", sep="\n", flush=True)
+        print(
+            *about,
+            f"{pairs} Load when it began: {os.getloadavg()[0]:.1f}",
+            sep="\n",
+            flush=True,
+        )
         more = [OLD] if tuple(versions) == VERSIONS else []
-        places = {v: place(v, Path(name, v), url, ecr) for v in to_be_had([*versions, *more])}
+        places = {
+            v: place(v, Path(name, v), url, ecr) for v in to_be_had([*versions, *more])
+        }
         measured = [there for version, there in places.items() if version in versions]
-        results = [compare(there, count, rounds) for there in measured for count in COUNTS]
+        results = [
+            compare(there, count, rounds) for there in measured for count in COUNTS
+        ]
         print(f"\n{cost_table(results)}\n", flush=True)
         say("where time goes in one run")
         splits = {there.version: median_split(there, rounds) for there in measured}
@@ -627,17 +803,31 @@ def measure(versions: Sequence[str], rounds: int, svg: str) -> bool:
         print(f"\nThe plot is in {svg}")
     for version, found in splits.items():
         if found.share > SHARE_AIM:
-            print(f"Airflow {version}: {found.share:.0%} of a run is ours; {SHARE_AIM:.0%} is the aim")
+            print(
+                f"Airflow {version}: {found.share:.0%} of a run is ours; {SHARE_AIM:.0%} is the aim"
+            )
     held = list(bars(results))
-    print("", *(f"{'held  ' if good else 'MISSED'}  {words}" for words, good in held), sep="\n")
+    print(
+        "",
+        *(f"{'held  ' if good else 'MISSED'}  {words}" for words, good in held),
+        sep="\n",
+    )
     return all(good for _, good in held)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of runs to take the median of (3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="pairs of runs to take the median of (3)"
+    )
     parser.add_argument("--svg", default="", help="where to draw the plot")
-    parser.add_argument("--versions", nargs="+", default=VERSIONS, choices=airflows.RECIPES, metavar="VERSION")
+    parser.add_argument(
+        "--versions",
+        nargs="+",
+        default=VERSIONS,
+        choices=airflows.RECIPES,
+        metavar="VERSION",
+    )
     given = parser.parse_args()
     began = time.monotonic()
     held = measure(given.versions, given.rounds, given.svg)

@@ -19,13 +19,19 @@ from api_server import ApiServer, serving
 from ecr_stand_in import EcrStandIn, environment
 from registry_stand_in import RegistryStandIn
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup ignores, children would ignore too
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # what nohup ignores, children would ignore too
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ecr_airflow_sync.py"
+PACKAGE = ROOT / "_ecr_airflow_sync"
 FAKE = Path(__file__).with_name("fake_airflow.py")
 # As the console script has it: the module's own file would be compiled anew in each run.
-INSTALLED = ("-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()")
+INSTALLED = (
+    "-c",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()",
+)
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 
@@ -35,13 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("airflow")
 
 
-# Before that line, Ctrl-C ends Python as Python has it end.
-GUARDED_FROM = MODULE.read_text().partition("    signal.signal(")[0].count("\n") + 1
+def has_traceback(stderr: str) -> bool:
+    """One of ours. Ctrl-C before the command's own code runs has Python's.
 
-
-def lines_of_ours(stderr: str) -> list[int]:
-    """Which are in a traceback."""
-    return [int(line) for line in re.findall(rf'File "{re.escape(str(MODULE))}", line (\d+)', stderr)]
+    With -v, Airflow's own may be shown, which begin with in_airflow.py.
+    """
+    ours = re.search(r'File ".*ecr_airflow_sync(?!/in_airflow)\S*\.py", line', stderr)
+    return bool(ours) and not stderr.endswith("\nKeyboardInterrupt\n")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ class Command:
     def start(self, *options: str, **more: str) -> subprocess.Popen[str]:
         return self.launch(self.arguments(*options), {**self.env, **more})
 
-    def launch(self, arguments: list[str], env: dict[str, str], cwd: Path | None = None) -> subprocess.Popen[str]:
+    def launch(
+        self, arguments: list[str], env: dict[str, str], cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             arguments,
             env=env,
@@ -86,7 +94,7 @@ class Command:
             # Not in an assert of its own: pytest would print the token.
             leaked = secret in stdout + stderr or secret[200:260] in stdout + stderr
             assert not leaked, "a token was printed"
-        assert max(lines_of_ours(stderr), default=0) < GUARDED_FROM, stderr  # with -v, Airflow's own may be shown
+        assert not has_traceback(stderr), stderr
         return Ran(process.returncode, stdout, stderr)
 
     def __call__(self, *options: str, **more: str) -> Ran:
@@ -106,8 +114,19 @@ def ecr() -> Iterator[EcrStandIn]:
 def sync(ecr: EcrStandIn, tmp_path: Path) -> Command:
     """The command, with credentials for the stand-in and no Airflow yet."""
     (tmp_path / "tmp").mkdir()
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), **environment(ecr.url)}
-    env.update({name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")})
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path / "tmp"),
+        **environment(ecr.url),
+    }
+    env.update(
+        {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("COVERAGE_")
+        }
+    )
     return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])
 
 
@@ -204,7 +223,9 @@ def processes() -> Iterator[tuple[int, str]]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             try:
-                arguments = Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
+                arguments = (
+                    Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
+                )
             except OSError:
                 continue  # it has ended in between
             yield int(entry.name), arguments

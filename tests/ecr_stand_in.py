@@ -78,7 +78,9 @@ class Identity:
     expires_at: float = float("inf")
 
 
-WORKER = Identity(ACCESS_KEY, SECRET_KEY, ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/worker")
+WORKER = Identity(
+    ACCESS_KEY, SECRET_KEY, ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/worker"
+)
 BUILDER = Identity(
     "AKIAI44QH8DHBEXAMPLE",
     "je7MtGbClwBF/2Zp9Utk/h3yCo8nvbEXAMPLEKEY",
@@ -201,7 +203,9 @@ class EcrStandIn(ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.identities = {known.access_key: known for known in (WORKER, BUILDER, PARTNER)}
+        self.identities = {
+            known.access_key: known for known in (WORKER, BUILDER, PARTNER)
+        }
         self.roles: dict[str, Role] = {}  # by ARN
         self.calls: list[Call] = []
         self.assumed: list[Assumption] = []
@@ -226,14 +230,21 @@ class EcrStandIn(ThreadingHTTPServer):
         """Whether a registry would let these in: any of the token's region, and no other."""
         issued = self.issued.get(password)
         return (
-            issued is not None and login == "AWS" and issued.region == region_of(host) and not self.is_expired(password)
+            issued is not None
+            and login == "AWS"
+            and issued.region == region_of(host)
+            and not self.is_expired(password)
         )
 
     def is_expired(self, password: str) -> bool:
         """Whether this is a token that was good once."""
-        return password in self.issued and self.issued[password].expires_at <= self.now()
+        return (
+            password in self.issued and self.issued[password].expires_at <= self.now()
+        )
 
-    def authorization_data(self, region: str, registries: tuple[str, ...], account: str) -> list[dict[str, Any]]:
+    def authorization_data(
+        self, region: str, registries: tuple[str, ...], account: str
+    ) -> list[dict[str, Any]]:
         entries = []
         for registry in registries or (account,):
             entry = self._issue(region, registry, Issued(region, account, self._end()))
@@ -259,7 +270,11 @@ class EcrStandIn(ThreadingHTTPServer):
     def permits(self, caller: Identity, arn: str, external_id: str | None) -> bool:
         """Whether the role exists, and trusts this caller and this external id."""
         role = self.roles.get(arn)
-        return role is not None and caller.account in role.allowed and role.external_id in (None, external_id)
+        return (
+            role is not None
+            and caller.account in role.allowed
+            and role.external_id in (None, external_id)
+        )
 
     def temporary(self, arn: str, session: str, duration: int) -> Identity:
         """Fresh keys for a role."""
@@ -314,7 +329,9 @@ class _Handler(QuietHandler):
             raise Refusal("MissingAuthenticationToken", "Missing Authentication Token")
         key, _, region, service, names, signature = signed.groups()
         caller = self._identity(key)
-        if signature != self._signature(caller, service, region, names.split(";"), body):
+        if signature != self._signature(
+            caller, service, region, names.split(";"), body
+        ):
             raise Refusal(
                 "InvalidSignatureException",
                 "The request signature we calculated does not match the signature you provided.\n"
@@ -333,23 +350,37 @@ class _Handler(QuietHandler):
         identity = self.server.identities.get(key)
         token = self.headers.get("X-Amz-Security-Token", "")
         if identity is None or token != identity.session_token:
-            raise Refusal("UnrecognizedClientException", "The security token included in the request is invalid.")
+            raise Refusal(
+                "UnrecognizedClientException",
+                "The security token included in the request is invalid.",
+            )
         if identity.expires_at <= self.server.now():
-            raise Refusal("ExpiredTokenException", "The security token included in the request is expired")
+            raise Refusal(
+                "ExpiredTokenException",
+                "The security token included in the request is expired",
+            )
         return identity
 
-    def _signature(self, caller: Identity, service: str, region: str, names: list[str], body: bytes) -> str:
+    def _signature(
+        self, caller: Identity, service: str, region: str, names: list[str], body: bytes
+    ) -> str:
         headers = {name: self.headers[name] for name in names}
-        request = AWSRequest("POST", self.server.url + self.path, headers=headers, data=body)
+        request = AWSRequest(
+            "POST", self.server.url + self.path, headers=headers, data=body
+        )
         request.context["timestamp"] = self.headers["X-Amz-Date"]
-        auth = SigV4Auth(Credentials(caller.access_key, caller.secret_key), service, region)
+        auth = SigV4Auth(
+            Credentials(caller.access_key, caller.secret_key), service, region
+        )
         to_sign = auth.string_to_sign(request, auth.canonical_request(request))
         return str(auth.signature(to_sign, request))
 
     def _private(self, caller: Identity, region: str, request: dict[str, Any]) -> None:
         registries = tuple(request.pop("registryIds", ()))
         if request or len(registries) > 10 or not all(len(r) == 12 for r in registries):
-            raise Refusal("InvalidParameterException", "Invalid parameter at 'registryIds'")
+            raise Refusal(
+                "InvalidParameterException", "Invalid parameter at 'registryIds'"
+            )
         with self.server.lock:
             self.server.calls.append(Call(region, registries, caller.account))
             entries = self.server.authorization_data(region, registries, caller.account)
@@ -360,13 +391,18 @@ class _Handler(QuietHandler):
             entries = [
                 _changed(entry, fault)
                 for entry in entries
-                if not entry["proxyEndpoint"][len("https://") :].startswith(fault.without or "none")
+                if not entry["proxyEndpoint"][len("https://") :].startswith(
+                    fault.without or "none"
+                )
             ]
         self._send(200, json.dumps({"authorizationData": entries}).encode())
 
     def _public(self, caller: Identity, region: str, request: dict[str, Any]) -> None:
         if region != PUBLIC_REGION:
-            raise Refusal("InvalidSignatureException", "Credential should be scoped to a valid region.")
+            raise Refusal(
+                "InvalidSignatureException",
+                "Credential should be scoped to a valid region.",
+            )
         if request:
             raise Refusal("InvalidParameterException", "Invalid parameter")
         with self.server.lock:
@@ -403,10 +439,15 @@ class _Handler(QuietHandler):
         form = dict(pairs)
         asked = (form.pop("Action", ""), form.pop("Version", ""))
         if asked != ("AssumeRole", STS_VERSION) or self.path != "/":
-            raise Refusal("InvalidAction", f"Could not find operation {asked[0]} for version {asked[1]}")
+            raise Refusal(
+                "InvalidAction",
+                f"Could not find operation {asked[0]} for version {asked[1]}",
+            )
         known = {"RoleArn", "RoleSessionName", "DurationSeconds", "ExternalId"}
         if len(form) + 2 != len(pairs) or not form.keys() <= known:
-            raise Refusal("ValidationError", "1 validation error detected: unknown parameters")
+            raise Refusal(
+                "ValidationError", "1 validation error detected: unknown parameters"
+            )
         return form
 
     def _goes_wrong(self, fault: Fault) -> bool:
@@ -460,7 +501,11 @@ def _assumption(form: dict[str, str], caller: Identity) -> Assumption:
     _check("durationSeconds", seconds, r"\d{1,9}")
     duration = int(seconds)
     if not 900 <= duration <= TWELVE_HOURS:
-        bound = "greater than or equal to 900" if duration < 900 else "less than or equal to 43200"
+        bound = (
+            "greater than or equal to 900"
+            if duration < 900
+            else "less than or equal to 43200"
+        )
         raise _invalid("durationSeconds", seconds, f"Member must have value {bound}")
     if caller.session_token and duration > ONE_HOUR:
         raise Refusal(
@@ -537,7 +582,9 @@ def environment(url: str, identity: Identity = WORKER) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument(
+        "--port", type=int, default=0, help="0, the default, takes a free one"
+    )
     server = EcrStandIn(parser.parse_args().port)
     print(server.url, flush=True)
     server.serve_forever()

@@ -42,8 +42,12 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     connections = commands.add_parser("connections", allow_abbrev=False)
     if VERSION < (1, 10, 14):
-        connections.add_argument("--add", action="store_const", const="add", dest="action")
-        connections.add_argument("--delete", action="store_const", const="delete", dest="action")
+        connections.add_argument(
+            "--add", action="store_const", const="add", dest="action"
+        )
+        connections.add_argument(
+            "--delete", action="store_const", const="delete", dest="action"
+        )
         connections.add_argument("--conn_id", required=True)
         for name in FIELDS:
             connections.add_argument(f"--conn_{name}")
@@ -109,13 +113,17 @@ def import_file(name: str) -> None:
         wanted = json.load(file)
     for conn_id, fields in wanted.items():
         if TROUBLE == f"skip {conn_id}":
-            print(f"Could not import connection. The key {conn_id!r} has to be made of ...")
+            print(
+                f"Could not import connection. The key {conn_id!r} has to be made of ..."
+            )
             continue
         if TROUBLE == f"fail {conn_id}":
             raise ValueError(f"cannot store {conn_id}, of all things")
         if TROUBLE == "collide once" and not load():
             save({conn_id: {"password": "of another host"}})
-            raise IntegrityError("(psycopg2.errors.UniqueViolation) duplicate key value")
+            raise IntegrityError(
+                "(psycopg2.errors.UniqueViolation) duplicate key value"
+            )
         save({**load(), conn_id: fields})
         print(f"Imported connection {conn_id}")
 
@@ -144,7 +152,9 @@ def trouble() -> None:
     """What can go wrong with any command."""
     if TROUBLE.startswith("hang"):
         child = subprocess.Popen(["sleep", "600"])
-        Path(os.environ["FAKE_AIRFLOW_STORE"] + ".pids").write_text(f"{os.getpid()} {child.pid}")
+        Path(os.environ["FAKE_AIRFLOW_STORE"] + ".pids").write_text(
+            f"{os.getpid()} {child.pid}"
+        )
         time.sleep(600)
     if TROUBLE == "crash":
         os.kill(os.getpid(), 11)
@@ -154,7 +164,9 @@ def trouble() -> None:
         print("\x00\xff garbage of no use" * 50_000, file=sys.stderr)
         sys.stdout.buffer.write(b"\xff\xfe\x00" * 300_000)
     if TROUBLE == "echo":
-        password = next(iter(json.loads(Path(sys.argv[-1]).read_text()).values()))["password"]
+        password = next(iter(json.loads(Path(sys.argv[-1]).read_text()).values()))[
+            "password"
+        ]
         raise RuntimeError("cannot parse " + "x " * PADDING + password)
 
 
@@ -170,7 +182,9 @@ def main() -> None:
     elif arguments.action == "delete":
         delete(arguments.conn_id)
     else:
-        given = {f"conn_{name}": getattr(arguments, f"conn_{name}", None) for name in FIELDS}
+        given = {
+            f"conn_{name}": getattr(arguments, f"conn_{name}", None) for name in FIELDS
+        }
         add(arguments.conn_id, {key: value for key, value in given.items() if value})
 
 

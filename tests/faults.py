@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from airflows import FERNET_KEY
-from conftest import Command, Ran, lines_of_ours
+from conftest import Command, Ran
 from cryptography.fernet import Fernet
 from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
 from postgres import connect, execute
@@ -25,7 +25,11 @@ from watcher import Watcher
 
 BEFORE = "the password that was there before"
 # Mounts that only the run sees. A user who is not root needs a user namespace for them.
-UNSHARE = ["unshare", "-m", "--propagation", "private"] if os.getuid() == 0 else ["unshare", "-Urm"]
+UNSHARE = (
+    ["unshare", "-m", "--propagation", "private"]
+    if os.getuid() == 0
+    else ["unshare", "-Urm"]
+)
 PLAIN = 'exec "$@"'
 Held = Callable[[], "str | None"]
 
@@ -38,29 +42,43 @@ class Scene:
     ecr: EcrStandIn
     folder: Path
     held: Held
-    store: Path | None = None  # of a fake Airflow, where a token belongs, and beside it while it is saved
+    store: Path | None = (
+        None  # of a fake Airflow, where a token belongs, and beside it while it is saved
+    )
     mark: str = ""
     in_flight: int = 0  # what a server may still do for a client that is gone, even after the next one's
 
-    def start(self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str
+    ) -> subprocess.Popen[str]:
         """The command within a script of the shell, all its processes marked. An empty variable is not set."""
         self.mark = uuid.uuid4().hex
         command = self.sync.arguments("-r", "us-east-1", *options)
-        env = {name: value for name, value in {**self.sync.env, "MARK": self.mark, **env}.items() if value}
+        env = {
+            name: value
+            for name, value in {**self.sync.env, "MARK": self.mark, **env}.items()
+            if value
+        }
         prefix = UNSHARE if mounts else ()
-        return self.sync.launch([*prefix, "sh", "-c", script, "sh", *command], env, self.folder)
+        return self.sync.launch(
+            [*prefix, "sh", "-c", script, "sh", *command], env, self.folder
+        )
 
     def end(self, process: subprocess.Popen[str]) -> Ran:
         """What the user sees. When this returns, all that the run has started has ended."""
         ran = self.sync.end(process)
-        assert "Traceback" not in ran.stdout + ran.stderr or python_was_starting(ran), ran.stderr
+        assert "Traceback" not in ran.stdout + ran.stderr or python_was_starting(ran), (
+            ran.stderr
+        )
         deadline = time.monotonic() + 60
         while processes(self.mark):
             assert time.monotonic() < deadline, "a process outlives the run"
             time.sleep(0.01)
         return ran
 
-    def __call__(self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str) -> Ran:
+    def __call__(
+        self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str
+    ) -> Ran:
         return self.end(self.start(*options, script=script, mounts=mounts, **env))
 
     def strike_all(self, number: signal.Signals) -> None:
@@ -68,7 +86,9 @@ class Scene:
         for pid in processes(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-        if number == signal.SIGKILL and processes(self.mark):  # one that was started meanwhile
+        if number == signal.SIGKILL and processes(
+            self.mark
+        ):  # one that was started meanwhile
             self.strike_all(number)
 
     def assert_kept(self) -> None:
@@ -76,14 +96,18 @@ class Scene:
         assert there, "the connection is lost"
 
     def assert_newest(self) -> None:
-        newest = self.held() in self.ecr.tokens["us-east-1", ACCOUNT][-1 - self.in_flight :]
+        newest = (
+            self.held() in self.ecr.tokens["us-east-1", ACCOUNT][-1 - self.in_flight :]
+        )
         assert newest, "not the newest token"
 
     def assert_no_token(self) -> None:
         """None in a file or an argument. After kill -9 of all, a pipe without an end may be left."""
         watcher = Watcher(self.sync.secrets, self.folder, Path("/dev/shm"))
         watcher.look()
-        assert {place for place in watcher.seen if not place.startswith(str(self.store))} == set()
+        assert {
+            place for place in watcher.seen if not place.startswith(str(self.store))
+        } == set()
         left = self.folder.glob("**/ecr-airflow-sync-*/**/*")
         assert [path for path in left if path.is_file() and not path.is_symlink()] == []
 
@@ -95,8 +119,11 @@ class Scene:
 
 
 def python_was_starting(ran: Ran) -> bool:
-    """Whether a signal came before our own handling of it: what Python says then is its own."""
-    return bool(re.match(r"Fatal Python error: init_|KeyboardInterrupt\n$", ran.stderr) or lines_of_ours(ran.stderr))
+    """Whether a signal came before the command's own code: what is said is Python's."""
+    words = (
+        r"Fatal Python error: init_|[\s\S]*\nKeyboardInterrupt\n$|KeyboardInterrupt\n$"
+    )
+    return bool(re.match(words, ran.stderr))
 
 
 def processes(mark: str) -> list[int]:
@@ -104,7 +131,10 @@ def processes(mark: str) -> list[int]:
     found = []
     for entry in os.scandir("/proc"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if entry.name.isdigit() and mark.encode() in Path(entry.path, "environ").read_bytes():
+            if (
+                entry.name.isdigit()
+                and mark.encode() in Path(entry.path, "environ").read_bytes()
+            ):
                 found.append(int(entry.name))
     return found
 
@@ -133,7 +163,9 @@ def in_database(url: str) -> Held:
     def held() -> str | None:
         with contextlib.closing(connect(url)) as database:
             cursor = database.cursor()
-            cursor.execute("SELECT password FROM connection WHERE conn_id = 'docker_default'")
+            cursor.execute(
+                "SELECT password FROM connection WHERE conn_id = 'docker_default'"
+            )
             rows = cursor.fetchall()
         assert len(rows) < 2, "two rows"
         return fernet.decrypt(rows[0][0].encode()).decode() if rows else None
@@ -150,4 +182,6 @@ class HalfAnswers(socketserver.StreamRequestHandler):
         self.connection.recv(65536)
         body = '{"authorizationData": [{"authorizationToken": "'
         body += base64.b64encode(f"AWS:{self.token}".encode()).decode()[:2000]
-        self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{body}".encode())
+        self.wfile.write(
+            f"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{body}".encode()
+        )

@@ -36,12 +36,17 @@ class Reader(Background):
         wanted = ", ".join(f"'{conn_id}'" for conn_id in self.conn_ids)
         before, was_missing = time.monotonic(), False
         while not self.stop.wait(self.pause):
-            cursor.execute(f"SELECT conn_id, password FROM connection WHERE conn_id IN ({wanted})")
+            cursor.execute(
+                f"SELECT conn_id, password FROM connection WHERE conn_id IN ({wanted})"
+            )
             rows = cursor.fetchall()
             now = time.monotonic()
             if was_missing:
                 self.seconds_missing += now - before
-            before, was_missing = now, len({row[0] for row in rows}) < len(self.conn_ids)
+            before, was_missing = (
+                now,
+                len({row[0] for row in rows}) < len(self.conn_ids),
+            )
             self.reads += 1
             self.missing += was_missing
             self.passwords.update(row[1] for row in rows)
@@ -73,7 +78,9 @@ def serving(initdb: str, folder: Path) -> Iterator[str]:
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
     options = ["-c", "fsync=off", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
     server = subprocess.Popen(
-        [*as_user, str(Path(initdb).with_name("postgres")), "-D", data, *options], stderr=subprocess.DEVNULL, cwd="/"
+        [*as_user, str(Path(initdb).with_name("postgres")), "-D", data, *options],
+        stderr=subprocess.DEVNULL,
+        cwd="/",
     )
     url = f"postgresql://airflow@127.0.0.1:{port}"
     try:

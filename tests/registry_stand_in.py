@@ -137,7 +137,9 @@ class RegistryStandIn(ThreadingHTTPServer):
 
     def context(self, name: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificates / f"{name}.pem", self.certificates / f"{name}.key")
+        context.load_cert_chain(
+            self.certificates / f"{name}.pem", self.certificates / f"{name}.key"
+        )
         return context
 
     def environment(self) -> dict[str, str]:
@@ -186,7 +188,12 @@ class _Registry(QuietHandler):
     server: RegistryStandIn
 
     def __init__(
-        self, tunnel: ssl.SSLSocket, address: tuple[str, int], server: RegistryStandIn, host: str, trouble: Trouble
+        self,
+        tunnel: ssl.SSLSocket,
+        address: tuple[str, int],
+        server: RegistryStandIn,
+        host: str,
+        trouble: Trouble,
     ) -> None:
         self.host = host
         self.trouble = trouble
@@ -204,7 +211,9 @@ class _Registry(QuietHandler):
         if self.trouble.drop:
             self.close_connection = True
         elif self.trouble.status:
-            where = (("Location", self.trouble.location),) if self.trouble.location else ()
+            where = (
+                (("Location", self.trouble.location),) if self.trouble.location else ()
+            )
             self._send(Answer(self.trouble.status, self.trouble.body, where))
         elif self.headers.get("Host") not in (self.host, f"{self.host}:443"):
             self._send(Answer(400))
@@ -225,7 +234,9 @@ class _Registry(QuietHandler):
             return Answer(404)
         scheme, value = self._authorization()
         if scheme != "basic":
-            challenge = f'Basic realm="https://{self.host}/",service="ecr.amazonaws.com"'
+            challenge = (
+                f'Basic realm="https://{self.host}/",service="ecr.amazonaws.com"'
+            )
             return Answer(401, b"Not Authorized\n", (("WWW-Authenticate", challenge),))
         return self._judged(value)
 
@@ -274,7 +285,11 @@ class _Registry(QuietHandler):
         return scheme.lower(), value.strip()
 
     def _send(self, answer: Answer) -> None:
-        kind = "application/json" if answer.body[:1] == b"{" else "text/plain; charset=utf-8"
+        kind = (
+            "application/json"
+            if answer.body[:1] == b"{"
+            else "text/plain; charset=utf-8"
+        )
         self.send_response(answer.status)
         self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
         for name, value in answer.headers:
@@ -286,7 +301,9 @@ class _Registry(QuietHandler):
 
 
 def _has_credentials(handler: _Proxy | _Registry) -> bool:
-    return any(name in handler.headers for name in ("Authorization", "Proxy-Authorization"))
+    return any(
+        name in handler.headers for name in ("Authorization", "Proxy-Authorization")
+    )
 
 
 def _record(handler: _Proxy | _Registry, host: str, path: str) -> None:
@@ -297,7 +314,9 @@ def _record(handler: _Proxy | _Registry, host: str, path: str) -> None:
 def login_and_password(encoded: str) -> tuple[str, str]:
     """What is in base64, or nothing."""
     try:
-        login, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        login, _, password = (
+            base64.b64decode(encoded, validate=True).decode().partition(":")
+        )
     except (binascii.Error, UnicodeDecodeError):
         return "", ""
     return login, password
@@ -329,12 +348,31 @@ def make_certificates(folder: Path, names: dict[str, tuple[str, ...]]) -> None:
         for name, hosts in names.items()
     ]
     (folder / "openssl.cnf").write_text(EXTENSIONS + "".join(sections))
-    _openssl(folder, *_request("ca"), "-x509", "-extensions", "ca", "-days", "2", "-out", "ca.pem")
+    _openssl(
+        folder,
+        *_request("ca"),
+        "-x509",
+        "-extensions",
+        "ca",
+        "-days",
+        "2",
+        "-out",
+        "ca.pem",
+    )
     for serial, name in enumerate(names, 1):
         _openssl(folder, *_request(name), "-out", f"{name}.csr")
         _openssl(
             folder,
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *(
+                "x509",
+                "-req",
+                "-in",
+                f"{name}.csr",
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+            ),
             *("-set_serial", str(serial), "-days", "2", "-out", f"{name}.pem"),
             *("-extfile", "openssl.cnf", "-extensions", name),
         )

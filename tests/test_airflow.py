@@ -23,12 +23,19 @@ WAYS = [
 
 @pytest.mark.parametrize(("version", "method"), WAYS)
 def test_write_and_rewrite(
-    sync: Command, real: Place, ecr: EcrStandIn, tmp_path: Path, version: str, method: str
+    sync: Command,
+    real: Place,
+    ecr: EcrStandIn,
+    tmp_path: Path,
+    version: str,
+    method: str,
 ) -> None:
     airflow = real(version)
     options = ("-r", "us-east-1", "-r", "eu-west-1", "--conn-id", "ecr.{region}")
     with Watcher(sync.secrets, tmp_path, Path("/dev/shm")) as watcher:
-        first = sync(*options, "--conn-extra", '{"email": "x@example.com"}', "--method", method)
+        first = sync(
+            *options, "--conn-extra", '{"email": "x@example.com"}', "--method", method
+        )
         assert (first.status, first.stderr) == (0, "")
         assert f", {method}\n" in first.stdout
         assert_holds(airflow, ecr, "us-east-1", "x@example.com")
@@ -49,7 +56,9 @@ def test_write_and_rewrite(
     assert list((tmp_path / "tmp").glob("ecr-airflow-sync*")) == []
 
 
-def assert_holds(airflow: RealAirflow, ecr: EcrStandIn, region: str, email: str | None) -> None:
+def assert_holds(
+    airflow: RealAirflow, ecr: EcrStandIn, region: str, email: str | None
+) -> None:
     held = airflow.connection(f"ecr.{region}")
     assert held
     newest = held.pop("password") == ecr.tokens[region, ACCOUNT][-1]
@@ -77,8 +86,12 @@ def test_no_database(sync: Command, real: Place, tmp_path: Path, version: str) -
     (tmp_path / "airflow/airflow.db").unlink()
     ran = sync("-r", "us-east-1", "-q")
     assert ran.status == 1
-    assert ran.stderr.startswith(f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit")
-    assert ("no such table: connection" in ran.stderr) or ("airflow db init" in ran.stderr)
+    assert ran.stderr.startswith(
+        f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit"
+    )
+    assert ("no such table: connection" in ran.stderr) or (
+        "airflow db init" in ran.stderr
+    )
     assert ran.stderr.count("\n") == 1
     shutil.rmtree(tmp_path / "airflow")
     airflow = real(version)
@@ -103,10 +116,18 @@ def test_no_database(sync: Command, real: Place, tmp_path: Path, version: str) -
             "'postgresql+psycopg2:airflow:***@127.0.0.1:1/airflow'",
             id="not a URL",
         ),
-        pytest.param("2.11.2", "AIRFLOW__CORE__FERNET_KEY", "s3cret", "Fernet key must be 32", id="key"),
+        pytest.param(
+            "2.11.2",
+            "AIRFLOW__CORE__FERNET_KEY",
+            "s3cret",
+            "Fernet key must be 32",
+            id="key",
+        ),
     ],
 )
-def test_a_wrong_configuration(sync: Command, real: Place, version: str, variable: str, value: str, error: str) -> None:
+def test_a_wrong_configuration(
+    sync: Command, real: Place, version: str, variable: str, value: str, error: str
+) -> None:
     real(version)
     ran = sync("-r", "us-east-1", "-q", **{variable: value})
     assert ran.status == 1

@@ -27,11 +27,16 @@ def server(sync: Command, api_server: ApiServer, tmp_path: Path) -> ApiServer:
     script = airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl"
     sync.options = ["--airflow", str(script), "-r", "us-east-1"]
     of_ecr = sync.secrets
-    sync.secrets = lambda: [*of_ecr(), sync.env.get("AIRFLOW_CLI_TOKEN", api_server.token)]
+    sync.secrets = lambda: [
+        *of_ecr(),
+        sync.env.get("AIRFLOW_CLI_TOKEN", api_server.token),
+    ]
     return api_server
 
 
-def assert_holds(server: ApiServer, conn_id: str, token: str, extra: str | None = None) -> None:
+def assert_holds(
+    server: ApiServer, conn_id: str, token: str, extra: str | None = None
+) -> None:
     held = server.connection(conn_id)
     assert held
     newest = held.pop("password") == token
@@ -39,11 +44,19 @@ def assert_holds(server: ApiServer, conn_id: str, token: str, extra: str | None 
     description = held.pop("description")
     assert description.startswith("ECR token valid until 20")
     assert description.endswith(" UTC, written by ecr-airflow-sync")
-    expected = {"conn_type": "docker", "host": HOST, "login": "AWS", "port": None, "schema": None}
+    expected = {
+        "conn_type": "docker",
+        "host": HOST,
+        "login": "AWS",
+        "port": None,
+        "schema": None,
+    }
     assert held == {**expected, "extra": extra}
 
 
-def test_write_and_overwrite(sync: Command, server: ApiServer, ecr: EcrStandIn, tmp_path: Path) -> None:
+def test_write_and_overwrite(
+    sync: Command, server: ApiServer, ecr: EcrStandIn, tmp_path: Path
+) -> None:
     tokens, extra = ecr.tokens, '{"email": "x@example.com"}'
     with Watcher(sync.secrets, tmp_path, server.folder, Path("/dev/shm")) as watcher:
         first = sync("--conn-id", "twice", "--conn-extra", extra)
@@ -61,7 +74,9 @@ def test_write_and_overwrite(sync: Command, server: ApiServer, ecr: EcrStandIn, 
 
 def test_ten_in_one_request(sync: Command, server: ApiServer, ecr: EcrStandIn) -> None:
     before = server.writes()
-    registries = [option for registry in REGISTRIES for option in ("--registry", registry)]
+    registries = [
+        option for registry in REGISTRIES for option in ("--registry", registry)
+    ]
     ran = sync(*registries, "--conn-id", "ten_{registry}")
     assert (ran.status, ran.stderr) == (0, "")
     assert ran.stdout.count("  written  ") == 10
@@ -74,7 +89,9 @@ def test_ten_in_one_request(sync: Command, server: ApiServer, ecr: EcrStandIn) -
 
 
 @pytest.mark.parametrize("conn_id", ["coloured", "l" * 200])
-def test_an_answer_in_colours(sync: Command, server: ApiServer, ecr: EcrStandIn, conn_id: str) -> None:
+def test_an_answer_in_colours(
+    sync: Command, server: ApiServer, ecr: EcrStandIn, conn_id: str
+) -> None:
     """As in many CI systems. Left to itself, airflowctl breaks what it says after 80 columns."""
     ran = sync("--conn-id", conn_id, FORCE_COLOR="1", TTY_COMPATIBLE="1", COLUMNS="40")
     assert (ran.status, ran.stderr) == (0, "")
@@ -128,11 +145,19 @@ def with_foreign_token(sync: Command, server: ApiServer) -> None:
 
 
 Trouble = Callable[[Command, ApiServer], None]
-TROUBLES = [without_token, without_login, without_both, with_expired_token, with_foreign_token]
+TROUBLES = [
+    without_token,
+    without_login,
+    without_both,
+    with_expired_token,
+    with_foreign_token,
+]
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_not_logged_in(sync: Command, server: ApiServer, ecr: EcrStandIn, trouble: Trouble) -> None:
+def test_not_logged_in(
+    sync: Command, server: ApiServer, ecr: EcrStandIn, trouble: Trouble
+) -> None:
     assert sync("--conn-id", "kept").status == 0
     trouble(sync, server)
     ran = sync("--conn-id", "kept", "-q")
@@ -182,7 +207,9 @@ def test_server_in_trouble(sync: Command, server: ApiServer, ecr: EcrStandIn) ->
     assert_holds(server, "trouble", ecr.tokens["us-east-1", ACCOUNT][0])
 
 
-def test_the_shipped_drop_in_logs_in_before_each_run(sync: Command, server: ApiServer, tmp_path: Path) -> None:
+def test_the_shipped_drop_in_logs_in_before_each_run(
+    sync: Command, server: ApiServer, tmp_path: Path
+) -> None:
     """As systemd does it: ExecStartPre, then EnvironmentFile. Only the paths are others."""
     drop_in = (ROOT / "examples/systemd/airflowctl.conf").read_text()
     for shipped, here in (
@@ -193,11 +220,15 @@ def test_the_shipped_drop_in_logs_in_before_each_run(sync: Command, server: ApiS
     ):
         assert shipped in drop_in
         drop_in = drop_in.replace(shipped, here)
-    settings = dict(line.split("=", 1) for line in drop_in.splitlines() if re.match("[A-Z]", line))
+    settings = dict(
+        line.split("=", 1) for line in drop_in.splitlines() if re.match("[A-Z]", line)
+    )
     (tmp_path / "password").write_text("not asked for by the simple auth manager\n")
     del sync.env["AIRFLOW_CLI_TOKEN"]
     subprocess.run(shlex.split(settings["ExecStartPre"]), env=sync.env, check=True)
-    name, _, token = Path(settings["EnvironmentFile"].lstrip("-")).read_text().strip().partition("=")
+    name, _, token = (
+        Path(settings["EnvironmentFile"].lstrip("-")).read_text().strip().partition("=")
+    )
     ran = sync("--conn-id", "by_drop_in", **{name: token})
     assert (ran.status, ran.stderr) == (0, "")
     assert server.connection("by_drop_in")

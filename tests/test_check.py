@@ -15,12 +15,12 @@ from registry_stand_in import RegistryStandIn, Trouble
 Place = Callable[..., FakeAirflow]
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 FINE = rf"docker_default  fine     {re.escape(HOST)}, valid for 1[12] h \d+ min, until [\d-]+ [\d:]+ UTC\n"
-SHADOWED = (
-    "docker_default: AIRFLOW_CONN_DOCKER_DEFAULT answers instead of the database, so what is synced is never read\n"
-)
+SHADOWED = "docker_default: AIRFLOW_CONN_DOCKER_DEFAULT answers instead of the database, so what is synced is never read\n"
 
 
-def test_all_is_well(sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn) -> None:
+def test_all_is_well(
+    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn
+) -> None:
     fake()
     assert sync("-r", "us-east-1", "-q").status == 0
     calls = len(ecr.calls)
@@ -33,7 +33,9 @@ def test_all_is_well(sync: Command, fake: Place, ecr: EcrStandIn, registry: Regi
     assert sync("--check", "-q").stdout == ""  # the region need not be known
 
 
-def test_what_is_missing(sync: Command, fake: Place, registry: RegistryStandIn, tmp_path: Path) -> None:
+def test_what_is_missing(
+    sync: Command, fake: Place, registry: RegistryStandIn, tmp_path: Path
+) -> None:
     airflow = fake()
     ran = sync("-r", "us-east-1", "--check")
     assert ran.status == 1
@@ -45,7 +47,9 @@ def test_what_is_missing(sync: Command, fake: Place, registry: RegistryStandIn, 
     assert airflow.connections() == {}
 
 
-def test_what_was_refused(sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn) -> None:
+def test_what_was_refused(
+    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn
+) -> None:
     airflow = fake()
     assert sync("-r", "us-east-1", "-q").status == 0
     ecr.ahead = 13 * 3600
@@ -59,7 +63,9 @@ def test_what_was_refused(sync: Command, fake: Place, ecr: EcrStandIn, registry:
     ecr.ahead = 0
     stored = airflow.connections()["docker_default"]
     for password in (new_token(1), "short", None):
-        airflow.store.write_text(json.dumps({"docker_default": {**stored, "password": password}}))
+        airflow.store.write_text(
+            json.dumps({"docker_default": {**stored, "password": password}})
+        )
         ran = sync("-r", "us-east-1", "--check", "--json")
         (told,) = json.loads(ran.stdout)["connections"]
         assert (ran.status, told["status"], told["host"]) == (1, "refused", HOST)
@@ -78,7 +84,12 @@ def test_what_was_refused(sync: Command, fake: Place, ecr: EcrStandIn, registry:
     ],
 )  # fmt: skip
 def test_the_wrong_host_gets_no_token(
-    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, fields: dict[str, Any], told: str
+    sync: Command,
+    fake: Place,
+    ecr: EcrStandIn,
+    registry: RegistryStandIn,
+    fields: dict[str, Any],
+    told: str,
 ) -> None:
     airflow = fake()
     assert sync("-r", "us-east-1", "-q").status == 0
@@ -87,10 +98,14 @@ def test_the_wrong_host_gets_no_token(
     ran = sync("-r", "us-east-1", "--check")
     assert (ran.status, registry.requests) == (1, [])
     assert "docker_default  wrong host\n" in ran.stdout
-    assert ran.stderr == (f"docker_default: its host is {told}, where images are at {{registry}}.dkr.ecr.us-east-1.*\n")
+    assert ran.stderr == (
+        f"docker_default: its host is {told}, where images are at {{registry}}.dkr.ecr.us-east-1.*\n"
+    )
 
 
-def test_a_host_of_ones_own_is_the_right_one(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
+def test_a_host_of_ones_own_is_the_right_one(
+    sync: Command, fake: Place, registry: RegistryStandIn
+) -> None:
     fake()
     host = ("--host", "{registry}.dkr.ecr-fips.{region}.amazonaws.com")
     assert sync("-r", "us-east-1", *host, "-q").status == 0
@@ -106,7 +121,9 @@ def test_china(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
     assert registry.told() == {f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"}
 
 
-def test_ecr_public(sync: Command, fake: Place, registry: RegistryStandIn, ecr: EcrStandIn) -> None:
+def test_ecr_public(
+    sync: Command, fake: Place, registry: RegistryStandIn, ecr: EcrStandIn
+) -> None:
     fake()
     assert sync("--registry", "public", "-q").status == 0
     ran = sync("--registry", "public", "--check")
@@ -119,9 +136,15 @@ def test_ecr_public(sync: Command, fake: Place, registry: RegistryStandIn, ecr: 
     ("trouble", "error"),
     [
         (Trouble(status=503), f"{HOST} answered 503 Service Unavailable"),
-        (Trouble(status=302, location="https://evil.example/v2/"), f"{HOST} answered 302 Found"),
+        (
+            Trouble(status=302, location="https://evil.example/v2/"),
+            f"{HOST} answered 302 Found",
+        ),
         (Trouble(drop=True), f"{HOST} cannot be reached: "),
-        (Trouble(wrong_name=True), f"{HOST} cannot be reached: [SSL: CERTIFICATE_VERIFY_FAILED] "),
+        (
+            Trouble(wrong_name=True),
+            f"{HOST} cannot be reached: [SSL: CERTIFICATE_VERIFY_FAILED] ",
+        ),
     ],
     ids=["503", "redirect", "dropped", "wrong certificate"],
 )
@@ -144,7 +167,10 @@ def test_a_proxy_that_is_gone(sync: Command, fake: Place) -> None:
     assert sync("-r", "us-east-1", "-q").status == 0
     ran = sync("-r", "us-east-1", "--check", https_proxy="http://127.0.0.1:9")
     assert (ran.status, ran.stderr.count("\n")) == (1, 1)
-    assert f"{HOST} cannot be reached: [Errno 111] Connection refused; check the region" in ran.stderr
+    assert (
+        f"{HOST} cannot be reached: [Errno 111] Connection refused; check the region"
+        in ran.stderr
+    )
     ran = sync("-r", "us-east-1", "--check", https_proxy="http:/me:s3cret@127.0.0.1:9")
     assert (ran.status, ran.stderr.count("\n"), "s3cret" in ran.stderr) == (1, 1, False)
 
@@ -152,30 +178,53 @@ def test_a_proxy_that_is_gone(sync: Command, fake: Place) -> None:
 def test_a_host_that_no_name_server_takes(sync: Command, fake: Place) -> None:
     airflow = fake()
     host = f"{'x' * 64}.dkr.ecr.us-east-1.amazonaws.com"
-    airflow.store.write_text(json.dumps({"docker_default": {"host": host, "login": "AWS", "password": "x"}}))
+    airflow.store.write_text(
+        json.dumps({"docker_default": {"host": host, "login": "AWS", "password": "x"}})
+    )
     ran = sync("-r", "us-east-1", "--check")
     assert (ran.status, ran.stderr.count("\n")) == (1, 1)
-    assert ran.stderr.startswith("docker_default: ***.dkr.ecr.us-east-1.amazonaws.com cannot be reached: ")
+    assert ran.stderr.startswith(
+        "docker_default: ***.dkr.ecr.us-east-1.amazonaws.com cannot be reached: "
+    )
 
 
-def test_what_stands_in_the_way(sync: Command, fake: Place, registry: RegistryStandIn) -> None:
+def test_what_stands_in_the_way(
+    sync: Command, fake: Place, registry: RegistryStandIn
+) -> None:
     fake()
     variable = json.dumps({"host": HOST, "login": "AWS", "password": "old"})
     ran = sync("-r", "us-east-1", AIRFLOW_CONN_DOCKER_DEFAULT=variable)
     assert ran.status == 0
-    assert ran.stderr == ("docker_default: tasks read the variable AIRFLOW_CONN_DOCKER_DEFAULT instead; unset it\n")
+    assert ran.stderr == (
+        "docker_default: tasks read the variable AIRFLOW_CONN_DOCKER_DEFAULT instead; unset it\n"
+    )
     ran = sync("-r", "us-east-1", "--check", AIRFLOW_CONN_DOCKER_DEFAULT=variable)
     assert (ran.status, ran.stderr) == (1, SHADOWED)
     ran = sync("-r", "us-east-1", "--check", FAKE_AIRFLOW_TROUBLE="backend")
-    assert ran.stderr == SHADOWED.replace("AIRFLOW_CONN_DOCKER_DEFAULT", "a secrets backend")
+    assert ran.stderr == SHADOWED.replace(
+        "AIRFLOW_CONN_DOCKER_DEFAULT", "a secrets backend"
+    )
     assert registry.requests == []
 
 
 def test_several_in_one_airflow_start(
-    sync: Command, fake: Place, ecr: EcrStandIn, registry: RegistryStandIn, tmp_path: Path
+    sync: Command,
+    fake: Place,
+    ecr: EcrStandIn,
+    registry: RegistryStandIn,
+    tmp_path: Path,
 ) -> None:
     airflow = fake()
-    options = ("-r", "us-east-1", "-r", "eu-west-1", "--registry", ACCOUNT, "--registry", "111111111111")
+    options = (
+        "-r",
+        "us-east-1",
+        "-r",
+        "eu-west-1",
+        "--registry",
+        ACCOUNT,
+        "--registry",
+        "111111111111",
+    )
     template = ("--conn-id", "e_{registry}_{region}")
     assert sync(*options, *template, "-q").status == 0
     stored = airflow.connections()
@@ -196,12 +245,18 @@ def test_ids_that_only_aws_knows(sync: Command, fake: Place) -> None:
     fake()
     ran = sync("-r", "us-east-1", "--conn-id", "e_{registry}", "--check")
     assert ran.status == 2
-    assert ran.stderr.endswith("--check never asks AWS: give the conn id's regions and registries\n")
+    assert ran.stderr.endswith(
+        "--check never asks AWS: give the conn id's regions and registries\n"
+    )
 
 
 @pytest.mark.parametrize("version", ["2.5.3", "2.11.2", "3.3.2"])
 def test_real_airflow(
-    sync: Command, real: Callable[[str], RealAirflow], ecr: EcrStandIn, registry: RegistryStandIn, version: str
+    sync: Command,
+    real: Callable[[str], RealAirflow],
+    ecr: EcrStandIn,
+    registry: RegistryStandIn,
+    version: str,
 ) -> None:
     real(version)
     assert sync("-r", "us-east-1", "--check").status == 1
@@ -209,8 +264,16 @@ def test_real_airflow(
     ran = sync("-r", "us-east-1", "--check", "-v")
     assert ran.status == 0, ran.stderr
     assert re.search(FINE, ran.stdout)
-    ran = sync("-r", "us-east-1", "--check", AIRFLOW_CONN_DOCKER_DEFAULT=f"docker://AWS:x@{HOST}")
+    ran = sync(
+        "-r",
+        "us-east-1",
+        "--check",
+        AIRFLOW_CONN_DOCKER_DEFAULT=f"docker://AWS:x@{HOST}",
+    )
     assert (ran.status, ran.stderr) == (1, SHADOWED)
     ecr.ahead = 13 * 3600
     ran = sync("-r", "us-east-1", "--check")
-    assert (ran.status, "403 Forbidden; its token is valid until" in ran.stderr) == (1, True)
+    assert (ran.status, "403 Forbidden; its token is valid until" in ran.stderr) == (
+        1,
+        True,
+    )

@@ -12,7 +12,8 @@ from ecr_stand_in import ACCOUNT, Call, EcrStandIn, Role
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import ecr_airflow_sync as module
+from _ecr_airflow_sync.config_file import read_config
+from ecr_airflow_sync import Target, UsageError
 
 Place = Callable[..., FakeAirflow]
 A, B = "111111111111", "222222222222"
@@ -33,7 +34,9 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 Write = Callable[[str], str]
 
 
-def test_sections_and_what_they_share(sync: Command, fake: Place, ecr: EcrStandIn, write: Write) -> None:
+def test_sections_and_what_they_share(
+    sync: Command, fake: Place, ecr: EcrStandIn, write: Write
+) -> None:
     airflow = fake()
     role = "arn:aws:iam::333333333333:role/puller"
     ecr.roles[role] = Role("333333333333", "x1")
@@ -69,35 +72,52 @@ extra = {{
     assert "them@example.com" in stored["partner"]["extra"]
 
 
-def test_options_are_what_a_file_does_not_say(sync: Command, fake: Place, ecr: EcrStandIn, write: Write) -> None:
+def test_options_are_what_a_file_does_not_say(
+    sync: Command, fake: Place, ecr: EcrStandIn, write: Write
+) -> None:
     airflow = fake()
-    path = write(f"[one]\nregistry = {A}\n[two]\nextra = {{}}\nhost = {{registry}}.two\nregion = eu-west-1\n")
+    path = write(
+        f"[one]\nregistry = {A}\n[two]\nextra = {{}}\nhost = {{registry}}.two\nregion = eu-west-1\n"
+    )
     options = ("--host", "{registry}.other", "--conn-extra", '{"email": "a@b.example"}')
     assert sync("--config", path, *options, AWS_REGION="us-east-1").status == 0
     stored = airflow.connections()
-    assert (stored["one"]["host"], stored["two"]["host"]) == (f"{A}.other", f"{ACCOUNT}.two")
-    assert (stored["one"]["extra"], stored["two"]["extra"]) == ('{"email": "a@b.example"}', "{}")
-    assert sorted(ecr.calls, key=str) == [Call("eu-west-1", ()), Call("us-east-1", (A,))]
+    assert (stored["one"]["host"], stored["two"]["host"]) == (
+        f"{A}.other",
+        f"{ACCOUNT}.two",
+    )
+    assert (stored["one"]["extra"], stored["two"]["extra"]) == (
+        '{"email": "a@b.example"}',
+        "{}",
+    )
+    assert sorted(ecr.calls, key=str) == [
+        Call("eu-west-1", ()),
+        Call("us-east-1", (A,)),
+    ]
 
 
-@pytest.mark.parametrize("options", [["-r", "us-east-1"], ["--registry", A], ["--conn-id", "x"]])
+@pytest.mark.parametrize(
+    "options", [["-r", "us-east-1"], ["--registry", A], ["--conn-id", "x"]]
+)
 def test_a_file_names_what_there_is(
     sync: Command, fake: Place, ecr: EcrStandIn, write: Write, options: list[str]
 ) -> None:
     fake()
     ran = sync("--config", write("[x]\n"), *options)
     assert (ran.status, ecr.calls) == (2, [])
-    assert ran.stderr.endswith("Error: with --config, regions, registries and connection ids stand in the file\n")
+    assert ran.stderr.endswith(
+        "Error: with --config, regions, registries and connection ids stand in the file\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("[x]\nregoin = us-east-1\n", f", line 2, [x]: unknown key regoin; there are {KEYS}"),
-        ("[DEFAULT]\n\nconn_id = x\n[x]\n", f", line 3, [x]: unknown key conn_id; there are {KEYS}"),
-        ("[x]\n\nregion =\n", ", line 3, [x]: region has no value"),
-        ("[DEFAULT]\nprofile =\n[x]\nregion = us-east-1\n", ", line 2, [x]: profile has no value"),
-        ("[x]\nregion = a\n  profile = b\n", ", line 2, [x]: region has two lines"),
+        ("[x]\nregoin = us-east-1\n", f", [x]: unknown key regoin; there are {KEYS}"),
+        ("[DEFAULT]\n\nconn_id = x\n[x]\n", f", [x]: unknown key conn_id; there are {KEYS}"),
+        ("[x]\n\nregion =\n", ", [x]: region has no value"),
+        ("[DEFAULT]\nprofile =\n[x]\nregion = us-east-1\n", ", [x]: profile has no value"),
+        ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
         ("[x]\nregion\n", ": Source contains parsing errors: '{path}' [line 2]: 'region"),
         ("[x]\nregion: us-east-1\n", ": Source contains parsing errors: '{path}' [line 2]: 'region: us-east-1"),
         ("region = x\n", ": File contains no section headers. file: '{path}', line: 1 'region = x"),
@@ -106,51 +126,73 @@ def test_a_file_names_what_there_is(
         ("[x]\n[y]\n[x]\n", ": While reading from '{path}' [line 3]: section 'x' already exists"),
         ("", ": no section, such as [docker_default]"),
         ("[DEFAULT]\nregion = us-east-1\n", ": no section, such as [docker_default]"),
-        ("[x]\n[y]\nregistry = 12\n", ", line 2, [y]: registry '12' is not an account id of twelve digits"),
-        ("[x]\nextra = [1]\n", ", line 1, [x]: extra is not a JSON object, such as '{{\"email\": "),
-        ("[x]\nextra = {{\"reauth\": false}}\n", ", line 1, [x]: extra has reauth false"),
-        ("[x]\nhost = https://a\n", ", line 1, [x]: host 'https://a' is not a bare host"),
-        ("[x]\nexternal_id = a\n", ", line 1, [x]: external_id is for a role: give its role_arn"),
-        ("[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n", ", line 3, [x]: profile and aws_conn_id are two"),
-        ("[a b]\n", ", line 1, [a b]: conn id 'a b': Airflow takes 1 to 200"),
-        ("[e_{{region}}]\n", ", line 1, [e_{{region}}]: a section is a connection id, without placeholders"),
+        ("[x]\n[y]\nregistry = 12\n", ", [y]: registry '12' is not an account id of twelve digits"),
+        ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '{{\"email\": "),
+        ("[x]\nextra = {{\"reauth\": false}}\n", ", [x]: extra has reauth false"),
+        ("[x]\nhost = https://a\n", ", [x]: host 'https://a' is not a bare host"),
+        ("[x]\nexternal_id = a\n", ", [x]: external_id is for a role: give its role_arn"),
+        ("[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n", ", [x]: profile and aws_conn_id are two"),
+        ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+        ("[e_{{region}}]\n", ", [e_{{region}}]: a section is a connection id, without placeholders"),
         ("\N{SNOWMAN}", ": File contains no section headers."),
         ("[x]\nregion = \udcff\n", ": 'utf-8' codec can't decode byte 0xff in position 13"),
     ],
 )  # fmt: skip
 def test_bad_files(
-    sync: Command, fake: Place, ecr: EcrStandIn, write: Write, tmp_path: Path, text: str, error: str
+    sync: Command,
+    fake: Place,
+    ecr: EcrStandIn,
+    write: Write,
+    tmp_path: Path,
+    text: str,
+    error: str,
 ) -> None:
     fake()
     path = write("")
-    Path(path).write_bytes(text.replace("{{", "{").replace("}}", "}").encode("utf-8", "surrogateescape"))
+    Path(path).write_bytes(
+        text.replace("{{", "{").replace("}}", "}").encode("utf-8", "surrogateescape")
+    )
     ran = sync("--config", path)
     assert (ran.status, ecr.calls) == (2, [])
     assert f"Error: {path}{error.format(path=path)}" in ran.stderr
     assert ran.stderr.count("\n") == 4
 
 
-def test_files_that_cannot_be_trusted_or_read(sync: Command, fake: Place, write: Write, tmp_path: Path) -> None:
+def test_files_that_cannot_be_trusted_or_read(
+    sync: Command, fake: Place, write: Write, tmp_path: Path
+) -> None:
     fake()
     path = write("[x]\nregion = us-east-1\n")
-    for mode in (0o664, 0o646):
+    os.chmod(path, 0o646)  # noqa: S103
+    ran = sync("--config", path)
+    assert ran.status == 2
+    assert ran.stderr.endswith(
+        f"Error: {path}: everyone may write it; chmod o-w {path}\n"
+    )
+    for mode in (0o600, 0o664):  # a group is a site's own choice
         os.chmod(path, mode)
-        ran = sync("--config", path)
-        assert ran.status == 2
-        assert ran.stderr.endswith(f"Error: {path}: others may write it; chmod go-w {path}\n")
-    os.chmod(path, 0o600)
-    assert sync("--config", path).status == 0
-    for wrong, why in ((f"{path}.gone", "No such file or directory"), (str(tmp_path), "Is a directory")):
+        assert sync("--config", path).status == 0
+    for wrong, why in (
+        (f"{path}.gone", "No such file or directory"),
+        (str(tmp_path), "Is a directory"),
+    ):
         ran = sync("--config", wrong)
-        assert (ran.status, ran.stderr.endswith(f"Error: {wrong}: {why}\n")) == (2, True)
+        assert (ran.status, ran.stderr.endswith(f"Error: {wrong}: {why}\n")) == (
+            2,
+            True,
+        )
 
 
-def test_the_example(sync: Command, fake: Place, ecr: EcrStandIn, tmp_path: Path) -> None:
+def test_the_example(
+    sync: Command, fake: Place, ecr: EcrStandIn, tmp_path: Path
+) -> None:
     airflow = fake()
     example_file = ROOT / "examples/ecr-airflow-sync.ini"
     path = tmp_path / "ecr-airflow-sync.ini"
     path.write_text(example_file.read_text())
-    ecr.roles["arn:aws:iam::222222222222:role/ecr-pull"] = Role("222222222222", "airflow-prod-1")
+    ecr.roles["arn:aws:iam::222222222222:role/ecr-pull"] = Role(
+        "222222222222", "airflow-prod-1"
+    )
     airflow.store.write_text('{"aws_partner": {"login": "AKIAJ55RI9EICEXAMPLE", "extra": "{}", '
                              '"password": "kf8NuHcDmxCG/3Aq0Vul/i4zDp9owcEXAMPLEKEY"}}')  # fmt: skip
     ran = sync("--config", str(path))
@@ -167,19 +209,24 @@ lines = st.sampled_from(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(lines, max_size=8).map(lambda some: "\n".join(some).encode("utf-8", "replace")) | st.binary(max_size=60)
+    st.lists(lines, max_size=8).map(
+        lambda some: "\n".join(some).encode("utf-8", "replace")
+    )
+    | st.binary(max_size=60)
 )
 @example(b"[x]\nextra = " + b"[" * 100_000)
 @example(b"[x]\r\nregion = a\r\n")
 @example(b"\xef\xbb\xbf[x]\n")
 @example(b"[DEFAULT]\n[x\n")
-def test_no_file_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_no_file_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = Path(tmp_path_factory.getbasetemp(), "any.ini")
     path.write_bytes(content)
     path.chmod(0o600)
     try:
-        targets = module._configured(str(path), module.Connection())
-    except module.UsageError as error:
+        targets = read_config(str(path), Target())
+    except UsageError as error:
         told = str(error)
     else:
         told = str(path)

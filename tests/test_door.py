@@ -15,7 +15,8 @@ import pytest
 from conftest import FAKE, MODULE, Command, FakeAirflow, processes
 from ecr_stand_in import EcrStandIn, Fault
 
-import ecr_airflow_sync
+from _ecr_airflow_sync.airflow_syntax import Request
+from _ecr_airflow_sync.interpreter import run_interpreter
 
 Place = Callable[..., FakeAirflow]
 A, B, C = "111111111111", "222222222222", "333333333333"
@@ -28,13 +29,18 @@ def test_each_version_gets_its_syntax(sync: Command, fake: Place, version: str) 
     airflow = fake(version)
     assert sync("-r", "us-east-1", *THREE).status == 0
     first = airflow.connections()
-    ran = sync("-r", "us-east-1", *THREE, "--conn-extra", '{"email": "ops@example.com"}')
+    ran = sync(
+        "-r", "us-east-1", *THREE, "--conn-extra", '{"email": "ops@example.com"}'
+    )
     assert ran.status == 0, ran.stderr
     second = airflow.connections()
     assert sorted(first) == sorted(second) == [f"e_{A}", f"e_{B}", f"e_{C}"]
     for conn_id, fields in second.items():
         assert fields["conn_type"] == "docker"
-        assert fields.get("extra", fields.get("conn_extra")) == '{"email": "ops@example.com"}'
+        assert (
+            fields.get("extra", fields.get("conn_extra"))
+            == '{"email": "ops@example.com"}'
+        )
         assert fields != first[conn_id]
 
 
@@ -47,11 +53,15 @@ def test_delete_and_add_on_request(sync: Command, fake: Place, version: str) -> 
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_import_where_there_is_none(sync: Command, fake: Place, ecr: EcrStandIn, version: str) -> None:
+def test_import_where_there_is_none(
+    sync: Command, fake: Place, ecr: EcrStandIn, version: str
+) -> None:
     airflow = fake(version)
     ran = sync("-r", "us-east-1", "--method", "import")
     assert ran.status == 2
-    assert ran.stderr.endswith(f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n")
+    assert ran.stderr.endswith(
+        f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n"
+    )
     assert ecr.calls == []
 
 
@@ -59,14 +69,18 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
     airflow = fake("1.9.0")
     ran = sync("-r", "us-east-1", "-q")
     assert (ran.status, ecr.calls) == (1, [])
-    assert ran.stderr == (f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n")
+    assert ran.stderr == (
+        f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("version", "trouble", "status", "error"),
     [
         pytest.param("2.5.3", "overtaken", 0, "", id="another host was quicker"),
-        pytest.param("1.10.15", "overtaken", 0, "", id="another host was quicker, 1.10"),
+        pytest.param(
+            "1.10.15", "overtaken", 0, "", id="another host was quicker, 1.10"
+        ),
         pytest.param(
             "1.10.15",
             "duplicates",
@@ -84,10 +98,18 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
             id="said, but not done",
         ),
         pytest.param(
-            "2.5.3", "not deleted", 1, "exit status 1): RuntimeError: database is locked", id="not deleted after all"
+            "2.5.3",
+            "not deleted",
+            1,
+            "exit status 1): RuntimeError: database is locked",
+            id="not deleted after all",
         ),
         pytest.param(
-            "1.10.15", "not deleted", 1, "exit status 1): RuntimeError: database is locked", id="not deleted, 1.10"
+            "1.10.15",
+            "not deleted",
+            1,
+            "exit status 1): RuntimeError: database is locked",
+            id="not deleted, 1.10",
         ),
         pytest.param(
             "2.11.2",
@@ -96,16 +118,32 @@ def test_an_airflow_too_old(sync: Command, fake: Place, ecr: EcrStandIn) -> None
             "exit status 0): Could not import connection. The key 'docker_default' has to be made of ...",
             id="exit 0, but skipped",
         ),
-        pytest.param("1.10.15", "say nothing", 1, "exit status 0): it said nothing", id="silent"),
-        pytest.param("2.11.2", "say nothing", 1, "exit status 0): it said nothing", id="silent import"),
+        pytest.param(
+            "1.10.15", "say nothing", 1, "exit status 0): it said nothing", id="silent"
+        ),
+        pytest.param(
+            "2.11.2",
+            "say nothing",
+            1,
+            "exit status 0): it said nothing",
+            id="silent import",
+        ),
         pytest.param("2.11.2", "megabyte", 0, "", id="a megabyte of garbage"),
         pytest.param("1.10.15", "megabyte", 0, "", id="a megabyte of garbage, 1.10"),
-        pytest.param("2.11.2", "crash", 1, "it said nothing (exit status -11)", id="crash"),
-        pytest.param("2.11.2", "echo", 1, "RuntimeError: cannot parse ", id="shows the token"),
+        pytest.param(
+            "2.11.2", "crash", 1, "it said nothing (exit status -11)", id="crash"
+        ),
+        pytest.param(
+            "2.11.2", "echo", 1, "RuntimeError: cannot parse ", id="shows the token"
+        ),
     ],
 )
-def test_answers(sync: Command, fake: Place, version: str, trouble: str, status: int, error: str) -> None:
-    fake(version, trouble).store.write_text('{"docker_default": {}}' if trouble == "not deleted" else "{}")
+def test_answers(
+    sync: Command, fake: Place, version: str, trouble: str, status: int, error: str
+) -> None:
+    fake(version, trouble).store.write_text(
+        '{"docker_default": {}}' if trouble == "not deleted" else "{}"
+    )
     ran = sync("-r", "us-east-1", "-q")
     assert (ran.status, ran.stdout) == (status, "")
     assert error in ran.stderr
@@ -115,7 +153,9 @@ def test_answers(sync: Command, fake: Place, version: str, trouble: str, status:
 
 
 @pytest.mark.parametrize("redirection", ["2>&1", "2>/dev/null"])
-def test_a_prefix_that_merges_or_drops_stderr(sync: Command, fake: Place, tmp_path: Path, redirection: str) -> None:
+def test_a_prefix_that_merges_or_drops_stderr(
+    sync: Command, fake: Place, tmp_path: Path, redirection: str
+) -> None:
     airflow = fake()
     prefix = tmp_path / "prefix"
     prefix.write_text(f'#!/bin/sh\nexec "$@" {redirection}\n')
@@ -129,11 +169,16 @@ def test_a_closed_stderr(sync: Command, fake: Place) -> None:
     airflow = fake()
     command = f'"$0" "$1" -r us-east-1 --airflow {airflow.script} 2>&-'
     shell = ["sh", "-c", command, sys.executable, str(MODULE)]
-    assert subprocess.run(shell, env=sync.env, check=False, capture_output=True).returncode == 0
+    assert (
+        subprocess.run(shell, env=sync.env, check=False, capture_output=True).returncode
+        == 0
+    )
     assert list(airflow.connections()) == ["docker_default"]
 
 
-def test_a_token_cut_short_is_not_shown(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_a_token_cut_short_is_not_shown(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     """What Airflow says is cut to a line's length; no stump of the token may escape the mask."""
     fake(trouble="echo")
     for length in range(330, 690, 60):
@@ -144,12 +189,16 @@ def test_a_token_cut_short_is_not_shown(sync: Command, fake: Place, ecr: EcrStan
         assert not stump, "the beginning of a token was printed"
 
 
-def test_one_bad_connection_does_not_stop_the_others(sync: Command, fake: Place) -> None:
+def test_one_bad_connection_does_not_stop_the_others(
+    sync: Command, fake: Place
+) -> None:
     airflow = fake("2.11.2", f"fail e_{A}")
     ran = sync("-r", "us-east-1", *THREE)
     assert ran.status == 1
     assert sorted(airflow.connections()) == [f"e_{B}", f"e_{C}"]
-    assert ran.stderr.endswith(f"exit status 1): ValueError: cannot store e_{A}, of all things\n")
+    assert ran.stderr.endswith(
+        f"exit status 1): ValueError: cannot store e_{A}, of all things\n"
+    )
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
@@ -161,12 +210,16 @@ def test_a_hanging_airflow_is_killed_with_its_children(
     ran = sync("-r", "us-east-1", "-q", "--timeout", "2")
     assert time.monotonic() - began < 8
     assert ran.status == 1
-    assert ran.stderr == (f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n")
+    assert ran.stderr == (
+        f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n"
+    )
     assert_all_gone(airflow, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_the_child_too(sync: Command, fake: Place, tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_end_the_child_too(
+    sync: Command, fake: Place, tmp_path: Path, number: signal.Signals
+) -> None:
     airflow = fake("2.11.2", "hang")
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: pids(airflow))
@@ -187,14 +240,20 @@ def test_what_was_deleted_is_added_before_the_end(
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: not airflow.connections())
     if whom == "all" and number == signal.SIGTERM:  # as systemd does
-        (door,) = [pid for pid, line in processes() if f"\0{airflow.script}\0" in line and pid != process.pid]
+        (door,) = [
+            pid
+            for pid, line in processes()
+            if f"\0{airflow.script}\0" in line and pid != process.pid
+        ]
         os.kill(door, number)
     process.send_signal(number)
     assert sync.end(process).status == (143 if number == signal.SIGTERM else 1)
     assert airflow.connections()["docker_default"]
 
 
-def test_airflow_is_imported_while_ecr_is_asked(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_airflow_is_imported_while_ecr_is_asked(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     fake(trouble="slow import")  # of 9 s
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: ecr.calls, 6)
@@ -202,13 +261,28 @@ def test_airflow_is_imported_while_ecr_is_asked(sync: Command, fake: Place, ecr:
     assert sync.end(process).status == 143
 
 
-def test_an_interpreter_that_no_longer_reads(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_an_interpreter_that_no_longer_reads(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     """Forty tokens are more than a pipe holds."""
     airflow = fake(trouble="stopped after the import")
     ecr.faults["us-east-1"] = Fault(delay=3, times=4)
-    registries = [option for number in range(40) for option in ("--registry", f"{number:012}")]
-    ran = sync("-r", "us-east-1", *registries, "--conn-id", "e_{registry}", "--timeout", "4", "-q")
-    assert ran.stderr.endswith(f": {airflow.script}: killed after 4 s without an end; see --timeout\n")
+    registries = [
+        option for number in range(40) for option in ("--registry", f"{number:012}")
+    ]
+    ran = sync(
+        "-r",
+        "us-east-1",
+        *registries,
+        "--conn-id",
+        "e_{registry}",
+        "--timeout",
+        "4",
+        "-q",
+    )
+    assert ran.stderr.endswith(
+        f": {airflow.script}: killed after 4 s without an end; see --timeout\n"
+    )
     assert ran.status == 1
 
 
@@ -223,7 +297,9 @@ def test_signals_while_ecr_is_slow(sync: Command, fake: Place, ecr: EcrStandIn) 
     assert time.monotonic() - began < 2
 
 
-def test_kill_9_leaves_no_token_behind(sync: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn) -> None:
+def test_kill_9_leaves_no_token_behind(
+    sync: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn
+) -> None:
     airflow = fake("2.11.2", "hang")
     process = sync.start("-r", "us-east-1")
     wait_for(lambda: pids(airflow))
@@ -249,7 +325,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
 
 
 def assert_all_gone(airflow: FakeAirflow, tmp_path: Path) -> None:
-    wait_for(lambda: not set(pids(airflow)) & {pid for pid, line in processes() if line}, 5)
+    wait_for(
+        lambda: not set(pids(airflow)) & {pid for pid, line in processes() if line}, 5
+    )
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -268,19 +346,37 @@ def shebang(kind: str, python: str) -> str:
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["absolute", "with options", "env", "env -S", "long or with a blank", "relocatable"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "absolute",
+        "with options",
+        "env",
+        "env -S",
+        "long or with a blank",
+        "relocatable",
+    ],
+)
 def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None:
     airflow = fake()
     folder = tmp_path / "an env/bin"
     folder.mkdir(parents=True)
     (folder / "python3").symlink_to(sys.executable)
-    python = sys.executable if kind in ("absolute", "with options") else str(folder / "python3")
+    python = (
+        sys.executable
+        if kind in ("absolute", "with options")
+        else str(folder / "python3")
+    )
     script = folder / "airflow"
-    code = FAKE.read_text().partition('"""\n\n')[2]  # a polyglot has its docstring already
+    code = FAKE.read_text().partition('"""\n\n')[
+        2
+    ]  # a polyglot has its docstring already
     script.write_text(shebang(kind, python) + code)
     script.chmod(0o755)
     path = f"{folder}:/usr/bin:/bin"
-    more = {} if kind != "with options" else {"ECR_AIRFLOW_SYNC_AIRFLOW_VERSION": "2.11.2"}
+    more = (
+        {} if kind != "with options" else {"ECR_AIRFLOW_SYNC_AIRFLOW_VERSION": "2.11.2"}
+    )
     if kind == "with options":  # -E hides PYTHONPATH, where the fake's version is told
         site = Path(sync.env.pop("PYTHONPATH"))
         assert site.is_dir()
@@ -291,17 +387,24 @@ def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None
     assert list(airflow.connections()) == ["docker_default"]
     link = tmp_path / "link"
     link.symlink_to(script)
-    assert sync("-r", "us-east-1", "--airflow", f"env PATH='{path}' {link}", **more).status == 0
+    assert (
+        sync("-r", "us-east-1", "--airflow", f"env PATH='{path}' {link}", **more).status
+        == 0
+    )
 
 
-def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_path: Path) -> None:
+def test_the_python_of_a_uv_environment_that_can_be_moved(
+    sync: Command, tmp_path: Path
+) -> None:
     import uv
 
     made = [uv.find_uv_bin(), "venv", "-q", "--relocatable", "--python", sys.executable]
     subprocess.run([*made, str(tmp_path / "was")], check=True)
     (tmp_path / "was").rename(tmp_path / "is")
     script = tmp_path / "is/bin/airflow"
-    script.write_text(shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n")
+    script.write_text(
+        shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n"
+    )
     script.chmod(0o755)
     ran = sync("-r", "us-east-1", "--airflow", str(script), "-q")
     assert ran.stderr == (
@@ -327,11 +430,15 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(sync: Command, tmp_pat
          "the one behind it with --airflow (exit status 126)"),
     ],
 )  # fmt: skip
-def test_no_airflow(sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str) -> None:
+def test_no_airflow(
+    sync: Command, tmp_path: Path, ecr: EcrStandIn, command: str, error: str
+) -> None:
     wrapper = tmp_path / "wrapper"
     wrapper.write_text('#!/bin/sh\nexec /opt/python3/bin/airflow "$@"\n')
     wrapper.chmod(0o755)
-    ran = sync("-r", "us-east-1", "-q", "--airflow", command.replace("{tmp}", str(tmp_path)))
+    ran = sync(
+        "-r", "us-east-1", "-q", "--airflow", command.replace("{tmp}", str(tmp_path))
+    )
     assert ran.stderr == f"docker_default: {error.replace('{tmp}', str(tmp_path))}\n"
     assert (ran.status, ecr.calls) == (1, [])
 
@@ -343,13 +450,17 @@ def test_nothing_is_imported_from_the_folder_it_starts_in(
     trap = tmp_path / "trap"
     trap.mkdir()
     for name in ("json", "runpy", "tempfile", "boto3"):
-        (trap / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
+        (trap / f"{name}.py").write_text(
+            "raise SystemExit('imported from the current folder')"
+        )
     monkeypatch.chdir(trap)
     assert sync("-r", "us-east-1").status == 0
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
-def test_what_cannot_be_imported_fails_every_command(sync: Command, fake: Place, version: str) -> None:
+def test_what_cannot_be_imported_fails_every_command(
+    sync: Command, fake: Place, version: str
+) -> None:
     script = fake(version).script
     script.write_text(f"#!{sys.executable}\nraise ImportError('no flask')\n")
     ran = sync("-r", "us-east-1", *THREE, "--quiet")
@@ -359,29 +470,30 @@ def test_what_cannot_be_imported_fails_every_command(sync: Command, fake: Place,
     assert error.endswith("exit status 1): ImportError: no flask\n")
 
 
-@pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.13"])
-def test_the_door_runs_on_every_python_that_airflow_had(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize("version", ["3.6", "3.8", "3.13"])
+def test_the_program_runs_on_every_python_that_airflow_has(
+    tmp_path: Path, version: str
+) -> None:
     try:
         python = airflows.find_python(version)
     except airflows.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     script = tmp_path / "airflow"
     script.write_text(
+        f"#!{python}\n"
         "import sys\n"
         "print('hello from %s' % sys.argv[1:])\n"
         "if 'fail' in sys.argv: raise ValueError('as asked')\n"
         "if 'exit' in sys.argv: raise SystemExit('as told')\n"
         "if 'import' in sys.argv: print('read ' + open(sys.argv[-1]).read())\n"
     )
-    script.write_text(f"#!{python}\n{script.read_text()}")
     script.chmod(0o755)
-    airflow = ecr_airflow_sync.Airflow(str(script), 60, "2.11.2", "auto")
-    with airflow.started(ahead=True):
-        assert airflow.executable == str(script)
-        answers = airflow._run([["fail"], ["exit"], ["ok", "\u00e9"]])
-        big = {"a": {"password": "x" * 300_000}}
-        answers += airflow._run([["import"]], big)
-    assert [status for status, _ in answers] == [1, 1, 0, 0]
-    assert answers[0][1].rstrip().endswith("\nValueError: as asked")
-    assert answers[1][1].endswith("\nas told\n")
-    assert big["a"]["password"] in answers[3][1]
+    large = {"a": {"password": "x" * 300_000}}
+    with run_interpreter(str(script), 60) as interpreter:
+        assert interpreter.greet()["script"] == str(script)
+        outcomes = interpreter.ask(Request([["fail"], ["exit"], ["ok", "\u00e9"]]))
+        outcomes += interpreter.ask(Request([["import"]], file=large))
+    assert [outcome.status for outcome in outcomes] == [1, 1, 0, 0]
+    assert outcomes[0].output.endswith("\nValueError: as asked\n")
+    assert outcomes[1].output.endswith("\nas told\n")
+    assert large["a"]["password"] in outcomes[3].output

@@ -16,7 +16,7 @@ import airflows
 import pytest
 import uv
 from api_server import ApiServer
-from conftest import MODULE, ROOT, Command, RealAirflow
+from conftest import MODULE, PACKAGE, ROOT, Command, RealAirflow
 from ecr_stand_in import ACCOUNT, EcrStandIn
 
 pytestmark = pytest.mark.airflow
@@ -70,7 +70,9 @@ class Worker:
     def task(self, dag: str, task: str) -> tuple[bool, str]:
         """Whether a task succeeds, and its log."""
         log = self._run(self.airflow.script, "tasks", "test", dag, task, "2026-01-02")
-        return any(end in log for end in ("new_state=success", "Marking task as SUCCESS")), log
+        return any(
+            end in log for end in ("new_state=success", "Marking task as SUCCESS")
+        ), log
 
     def _run(self, *command: str) -> str:
         done = subprocess.run(
@@ -97,9 +99,18 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             python = str(airflows.environment(version))
             # DockerOperator is part of Airflow 1.10, its library is not.
             wanted = ("boto3", "click>=8", *["docker<5"] * version.startswith("1."))
-            install = ["pip", "install", "--quiet", "--python", python, "--target", str(target)]
+            install = [
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                python,
+                "--target",
+                str(target),
+            ]
             subprocess.run([uv.find_uv_bin(), *install, *wanted], check=True)
-            (target / MODULE.name).symlink_to(MODULE)
+            for source in (MODULE, PACKAGE):
+                (target / source.name).symlink_to(source)
         return target
 
     return install
@@ -107,7 +118,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def place(
-    sync: Command, real: Callable[[str], RealAirflow], packages: Callable[[str], Path], tmp_path: Path
+    sync: Command,
+    real: Callable[[str], RealAirflow],
+    packages: Callable[[str], Path],
+    tmp_path: Path,
 ) -> Callable[[str], Worker]:
     """Makes a worker with that Airflow."""
     folder = tmp_path / "bin"
@@ -142,7 +156,9 @@ def place(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_load(place: Callable[[str], Worker], version: str) -> None:
     printed = place(version).python(LOAD, str(DAGS))
-    found: list[dict[str, Any]] = json.loads(printed.rpartition("\n::")[2].splitlines()[0])
+    found: list[dict[str, Any]] = json.loads(
+        printed.rpartition("\n::")[2].splitlines()[0]
+    )
     assert found == [{}, TASKS]
 
 
@@ -159,12 +175,14 @@ def test_refresh(place: Callable[[str], Worker], ecr: EcrStandIn, version: str) 
     assert_refreshes(worker, ecr, worker.airflow.connection)
 
 
-def assert_refreshes(worker: Worker, ecr: EcrStandIn, connection: Callable[[str], dict[str, Any] | None]) -> None:
-    """By schedule always; ahead of a container when that is needed."""
+def assert_refreshes(
+    worker: Worker, ecr: EcrStandIn, connection: Callable[[str], dict[str, Any] | None]
+) -> None:
+    """Ahead of a container when that is needed; by schedule always."""
     for dag, calls in (
-        ("refresh_ecr_connection", 1),
-        ("refresh_then_scrape", 2),
-        ("refresh_then_scrape", 2),  # which has twelve hours to live
+        ("refresh_then_scrape", 1),
+        ("refresh_then_scrape", 1),  # which has twelve hours to live
+        ("refresh_ecr_connection", 2),
     ):
         succeeded, log = worker.task(dag, "refresh")
         assert succeeded, log[-4000:]
@@ -176,7 +194,10 @@ def assert_refreshes(worker: Worker, ecr: EcrStandIn, connection: Callable[[str]
 
 
 def test_refresh_through_the_api(
-    place: Callable[[str], Worker], ecr: EcrStandIn, api_server: ApiServer, tmp_path: Path
+    place: Callable[[str], Worker],
+    ecr: EcrStandIn,
+    api_server: ApiServer,
+    tmp_path: Path,
 ) -> None:
     worker = place("3.3.2")
     client = api_server.client(tmp_path / "airflow")
@@ -191,4 +212,6 @@ def test_sync_then_run(place: Callable[[str], Worker], ecr: EcrStandIn) -> None:
     assert not succeeded
     assert "Failed to establish connection to any given Docker" in log
     held = worker.airflow.connection("docker_default") or {}
-    assert held.pop("password") == ecr.tokens["us-east-1", ACCOUNT][-1] or pytest.fail("another")
+    assert held.pop("password") == ecr.tokens["us-east-1", ACCOUNT][-1] or pytest.fail(
+        "another"
+    )

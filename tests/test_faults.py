@@ -26,7 +26,15 @@ import pytest
 from api_server import ApiServer, free_port
 from conftest import Command, FakeAirflow, RealAirflow
 from ecr_stand_in import EcrStandIn
-from faults import PLAIN, UNSHARE, HalfAnswers, Scene, in_database, in_store, python_was_starting
+from faults import (
+    PLAIN,
+    UNSHARE,
+    HalfAnswers,
+    Scene,
+    in_database,
+    in_store,
+    python_was_starting,
+)
 from postgres import connect, execute
 from test_postgres import on_postgres, postgres  # noqa: F401 - fixtures
 
@@ -34,17 +42,31 @@ MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))
 SEED = int(os.environ.get("FAULT_SEED", str(time.time_ns() % 1_000_000)))
 DATABASE = "AIRFLOW__CORE__SQL_ALCHEMY_CONN"
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-ENDS = {KILL: (0, -KILL), TERM: (0, -TERM, 128 + TERM), INT: (0, -INT, 1)}  # it may be done already
+ENDS = {
+    KILL: (0, -KILL),
+    TERM: (0, -TERM, 128 + TERM),
+    INT: (0, -INT, 1),
+}  # it may be done already
 Way = Tuple[signal.Signals, str]
-WAYS: list[Way] = [(KILL, "alone"), (KILL, "all"), (TERM, "alone"), (TERM, "all"), (INT, "alone")]
+WAYS: list[Way] = [
+    (KILL, "alone"),
+    (KILL, "all"),
+    (TERM, "alone"),
+    (TERM, "all"),
+    (INT, "alone"),
+]
 REAL_WAYS: list[Way] = WAYS if MOMENTS else [(KILL, "by turns")]
-NO_MOUNTS = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode
+NO_MOUNTS = subprocess.run(
+    [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+).returncode
 NO_FAKETIME = not shutil.which("faketime")
 Strange = Callable[[Scene], ContextManager[None]]
 
 
 @pytest.fixture
-def on_fake(sync: Command, fake: Callable[..., FakeAirflow], ecr: EcrStandIn, tmp_path: Path) -> Callable[..., Scene]:
+def on_fake(
+    sync: Command, fake: Callable[..., FakeAirflow], ecr: EcrStandIn, tmp_path: Path
+) -> Callable[..., Scene]:
     def place(version: str, trouble: str = "") -> Scene:
         store = fake(version, trouble).store
         return Scene(sync, ecr, tmp_path, in_store(store), store)
@@ -56,7 +78,9 @@ def on_fake(sync: Command, fake: Callable[..., FakeAirflow], ecr: EcrStandIn, tm
 def on_real(
     sync: Command, real: Callable[[str], RealAirflow], ecr: EcrStandIn, tmp_path: Path
 ) -> Callable[[str], Scene]:
-    return lambda version: Scene(sync, ecr, tmp_path, in_database(real(version).env[DATABASE]))
+    return lambda version: Scene(
+        sync, ecr, tmp_path, in_database(real(version).env[DATABASE])
+    )
 
 
 # --- signals ---
@@ -82,8 +106,12 @@ def strike(scene: Scene, way: Way, moments: int) -> None:
         if alone:  # else nobody is left who could tidy up
             assert list((scene.folder / "tmp").glob("ecr-airflow-sync-*")) == []
         for left in (scene.folder / "tmp").iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()  # tempfile tries a folder out with a file
-        if never_missing or alone or number != KILL:  # Airflow then finishes what it has begun
+            shutil.rmtree(
+                left
+            ) if left.is_dir() else left.unlink()  # tempfile tries a folder out with a file
+        if (
+            never_missing or alone or number != KILL
+        ):  # Airflow then finishes what it has begun
             scene.assert_kept()
         scene.assert_heals()
 
@@ -96,7 +124,9 @@ def test_a_signal(on_fake: Callable[..., Scene], way: Way, version: str) -> None
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
 @pytest.mark.parametrize("way", REAL_WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
-def test_a_signal_with_a_real_airflow(on_real: Callable[[str], Scene], way: Way, version: str) -> None:
+def test_a_signal_with_a_real_airflow(
+    on_real: Callable[[str], Scene], way: Way, version: str
+) -> None:
     strike(on_real(version), way, MOMENTS or 2)
 
 
@@ -106,8 +136,15 @@ def test_a_signal_with_airflowctl(
     sync: Command, api_server: ApiServer, ecr: EcrStandIn, tmp_path: Path, way: Way
 ) -> None:
     sync.env.update(api_server.client(tmp_path / "client"))
-    sync.options = ["--airflow", str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl")]
-    strike(Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE]), in_flight=1), way, MOMENTS or 2)
+    sync.options = [
+        "--airflow",
+        str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl"),
+    ]
+    strike(
+        Scene(sync, ecr, tmp_path, in_database(api_server.env[DATABASE]), in_flight=1),
+        way,
+        MOMENTS or 2,
+    )
 
 
 # --- the table ---
@@ -138,7 +175,9 @@ class Fault:
         if self.ecr:
             scene.ecr.faults["us-east-1"] = replace(self.ecr)
         with self.around(scene):
-            ran = scene(*self.options, script=self.script, mounts=self.mounts, **self.env)
+            ran = scene(
+                *self.options, script=self.script, mounts=self.mounts, **self.env
+            )
         scene.ecr.faults.clear()
         assert ran.status == self.status, ran.stderr
         usage = "Usage: " in ran.stderr  # then it is the fourth line
@@ -161,7 +200,10 @@ def aws(code: str, message: str) -> ecr_stand_in.Fault:
 def half_an_answer(scene: Scene) -> Iterator[None]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HalfAnswers) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        url, scene.sync.env["AWS_ENDPOINT_URL_ECR"] = scene.sync.env["AWS_ENDPOINT_URL_ECR"], url_of(server)
+        url, scene.sync.env["AWS_ENDPOINT_URL_ECR"] = (
+            scene.sync.env["AWS_ENDPOINT_URL_ECR"],
+            url_of(server),
+        )
         scene.ecr.tokens["half", "a token"] = [HalfAnswers.token]
         yield
         scene.sync.env["AWS_ENDPOINT_URL_ECR"] = url
@@ -180,10 +222,14 @@ LATER = "the next run tries again"
 
 FAULTS = [
     Fault(
-        "ECR throttles", ("ThrottlingException: Rate exceeded", LATER), ecr=aws("ThrottlingException", "Rate exceeded")
+        "ECR throttles",
+        ("ThrottlingException: Rate exceeded", LATER),
+        ecr=aws("ThrottlingException", "Rate exceeded"),
     ),
     Fault("ECR is slow", status=0, ecr=ecr_stand_in.Fault(delay=3)),
-    Fault("ECR drops", ("Connection was closed", LATER), ecr=ecr_stand_in.Fault(drop=True)),
+    Fault(
+        "ECR drops", ("Connection was closed", LATER), ecr=ecr_stand_in.Fault(drop=True)
+    ),
     Fault("ECR hangs up in the middle", ("no answer of ECR's",), around=half_an_answer),
     Fault(
         "ECR's answer is half a document",
@@ -199,21 +245,53 @@ FAULTS = [
     Fault(
         "credentials have expired",
         ("renew the AWS credentials",),
-        ecr=aws("ExpiredTokenException", "The security token included in the request is expired"),
+        ecr=aws(
+            "ExpiredTokenException",
+            "The security token included in the request is expired",
+        ),
     ),
     Fault(
         "the clock is wrong, says AWS",
         ("Signature expired: ", "this host's clock"),
-        ecr=aws("InvalidSignatureException", "Signature expired: 20261123T0100Z is now earlier than 20261123T0855Z"),
+        ecr=aws(
+            "InvalidSignatureException",
+            "Signature expired: 20261123T0100Z is now earlier than 20261123T0855Z",
+        ),
     ),
-    Fault("the clock is ahead", ("is this host's clock right?",), 0, script='exec faketime -f +690m "$@"'),
-    Fault("the clock is behind", status=0, options=("--renew-before", "6h"), script='exec faketime -f -1d "$@"'),
-    Fault("Airflow hangs", ("killed after 1 s",), options=("--timeout", "1"), trouble="hang"),
+    Fault(
+        "the clock is ahead",
+        ("is this host's clock right?",),
+        0,
+        script='exec faketime -f +690m "$@"',
+    ),
+    Fault(
+        "the clock is behind",
+        status=0,
+        options=("--renew-before", "6h"),
+        script='exec faketime -f -1d "$@"',
+    ),
+    Fault(
+        "Airflow hangs",
+        ("killed after 1 s",),
+        options=("--timeout", "1"),
+        trouble="hang",
+    ),
     Fault("Airflow crashes", ("it said nothing (exit status -11)",), trouble="crash"),
-    Fault("Airflow says nothing", ("exit status 0): it said nothing",), trouble="say nothing"),
+    Fault(
+        "Airflow says nothing",
+        ("exit status 0): it said nothing",),
+        trouble="say nothing",
+    ),
     Fault("Airflow prints a megabyte", status=0, trouble="megabyte"),
-    Fault("Airflow shows the token", ("RuntimeError: cannot parse ***",), trouble="echo"),
-    Fault("the temporary folder is full", status=0, script=f'{FULL}; exec "$@"', mounts=True),
+    Fault(
+        "Airflow shows the token", ("RuntimeError: cannot parse ***",), trouble="echo"
+    ),
+    Fault(
+        "the temporary folder is full",
+        status=0,
+        script=f'{FULL}; exec "$@"',
+        mounts=True,
+    ),
     Fault("no temporary folder", status=0, env={"TMPDIR": "/nowhere"}),
     Fault(
         "no temporary folder at all",
@@ -221,27 +299,65 @@ FAULTS = [
         script='for d in /tmp /var/tmp /usr/tmp . tmp; do [ ! -d $d ] || { mount --bind $d $d; mount -o remount,bind,ro $d; }; done; exec "$@"',
         mounts=True,
     ),
-    Fault("no /proc", status=0, version="1.10.15", script='mount -t tmpfs none /proc; exec "$@"', mounts=True),
-    Fault("no /proc for import", status=0, script='mount -t tmpfs none /proc; exec "$@"', mounts=True),
+    Fault(
+        "no /proc",
+        status=0,
+        version="1.10.15",
+        script='mount -t tmpfs none /proc; exec "$@"',
+        mounts=True,
+    ),
+    Fault(
+        "no /proc for import",
+        status=0,
+        script='mount -t tmpfs none /proc; exec "$@"',
+        mounts=True,
+    ),
     Fault("locale C", status=0, options=UMLAUT, env={"LC_ALL": "C"}),
     Fault(
-        "locale POSIX, no UTF-8 mode", status=0, env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        "locale POSIX, no UTF-8 mode",
+        status=0,
+        env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     Fault(
-        "ASCII only", status=0, options=UMLAUT, env={"PYTHONIOENCODING": "ascii:strict", "AIRFLOW_HOME": "/tmp/\udcff"}
+        "ASCII only",
+        status=0,
+        options=UMLAUT,
+        env={"PYTHONIOENCODING": "ascii:strict", "AIRFLOW_HOME": "/tmp/\udcff"},
     ),
-    Fault("AIRFLOW_HOME is no UTF-8", status=0, env={"AIRFLOW_HOME": "/tmp/\udcff"}, out="AIRFLOW_HOME /tmp/?, import"),
-    Fault("HOME is no UTF-8", status=0, options=("--renew-before", "6h", "--json"), env={"HOME": "home-\udcff"}),
-    Fault("an extra is no UTF-8", ("extra is not JSON",), 2, options=("--conn-extra", '{"team": "M\udcfcller"}')),
+    Fault(
+        "AIRFLOW_HOME is no UTF-8",
+        status=0,
+        env={"AIRFLOW_HOME": "/tmp/\udcff"},
+        out="AIRFLOW_HOME /tmp/?, import",
+    ),
+    Fault(
+        "HOME is no UTF-8",
+        status=0,
+        options=("--renew-before", "6h", "--json"),
+        env={"HOME": "home-\udcff"},
+    ),
+    Fault(
+        "an extra is no UTF-8",
+        ("extra is not JSON",),
+        2,
+        options=("--conn-extra", '{"team": "M\udcfcller"}'),
+    ),
     Fault("head -1", status=0, script=KEEPING % "head -1", out="Airflow 2.11.2, "),
     Fault("nobody reads", script=KEEPING % "true"),
     Fault("no stdout", status=0, script='exec "$@" >&-', out=""),
     Fault("no stderr", status=0, script='exec "$@" 2>&-', out="written"),
     Fault("nothing open", status=0, script='exec "$@" <&- >&- 2>&-'),
     Fault(
-        "stdout is full", ("the report could not be printed: No space left on device",), script='exec "$@" >/dev/full'
+        "stdout is full",
+        ("the report could not be printed: No space left on device",),
+        script='exec "$@" >/dev/full',
     ),
-    Fault("no HOME", status=0, options=("--renew-before", "6h"), env={"HOME": "", "STATE_DIRECTORY": "state"}),
+    Fault(
+        "no HOME",
+        status=0,
+        options=("--renew-before", "6h"),
+        env={"HOME": "", "STATE_DIRECTORY": "state"},
+    ),
 ]
 
 
@@ -266,7 +382,11 @@ def test_few_file_descriptors(on_fake: Callable[..., Scene]) -> None:
 
 
 def test_an_upgrade_between_two_runs(on_fake: Callable[..., Scene]) -> None:
-    for version, method in (("2.5.3", "delete-add"), ("2.11.2", "import"), ("3.3.2", "import")):
+    for version, method in (
+        ("2.5.3", "delete-add"),
+        ("2.11.2", "import"),
+        ("3.3.2", "import"),
+    ):
         scene = on_fake(version)
         written = scene("--renew-before", "6h", "--force").stdout
         assert written.startswith(f"Airflow {version}, ")
@@ -276,11 +396,15 @@ def test_an_upgrade_between_two_runs(on_fake: Callable[..., Scene]) -> None:
         shutil.rmtree(scene.sync.env["PYTHONPATH"])  # which tells the version
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user whom nobody knows")
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can become a user whom nobody knows"
+)
 def test_a_user_without_name_and_home(on_fake: Callable[..., Scene]) -> None:
     become = "setpriv --reuid=54321 --regid=54321 --clear-groups"
     runs = "import boto3, subprocess, sys; subprocess.check_call([sys.executable, '-c', ''])"
-    if subprocess.run([*become.split(), sys.executable, "-c", runs], capture_output=True).returncode:
+    if subprocess.run(
+        [*become.split(), sys.executable, "-c", runs], capture_output=True
+    ).returncode:
         pytest.skip(f"other users cannot run {sys.executable}")
     scene = on_fake("2.11.2")
     for path in (scene.folder, *scene.folder.rglob("*")):
@@ -312,9 +436,17 @@ def locked(scene: Scene) -> Iterator[None]:
 
 ON_SQLITE = [
     Fault("locked", ("OperationalError: database is locked",), around=locked),
-    Fault("full disk", ("disk",), script=f'{ASIDE}; {FILLED}; "$@"; {BACK}', mounts=True),
+    Fault(
+        "full disk", ("disk",), script=f'{ASIDE}; {FILLED}; "$@"; {BACK}', mounts=True
+    ),
     Fault("read-only", ("readonly database",), script=READ_ONLY, mounts=True),
-    Fault("read-only, delete and add", ("readonly database",), version="1.10.15", script=READ_ONLY, mounts=True),
+    Fault(
+        "read-only, delete and add",
+        ("readonly database",),
+        version="1.10.15",
+        script=READ_ONLY,
+        mounts=True,
+    ),
 ]
 
 
@@ -326,7 +458,9 @@ def test_a_database_in_a_file(on_real: Callable[[str], Scene], fault: Fault) -> 
 
 
 @pytest.mark.airflow
-def test_a_database_server(request: pytest.FixtureRequest, sync: Command, ecr: EcrStandIn, tmp_path: Path) -> None:
+def test_a_database_server(
+    request: pytest.FixtureRequest, sync: Command, ecr: EcrStandIn, tmp_path: Path
+) -> None:
     _, url = request.getfixturevalue("on_postgres")("2.11.2")
     scene = Scene(sync, ecr, tmp_path, in_database(url))
     server, _, name = url.rpartition("/")
@@ -343,7 +477,9 @@ def test_a_database_server(request: pytest.FixtureRequest, sync: Command, ecr: E
     @contextlib.contextmanager
     def table_locked(_: Scene) -> Iterator[None]:
         with contextlib.closing(connect(url)) as database:
-            database.cursor().execute("BEGIN; LOCK TABLE connection IN ACCESS EXCLUSIVE MODE")
+            database.cursor().execute(
+                "BEGIN; LOCK TABLE connection IN ACCESS EXCLUSIVE MODE"
+            )
             yield
 
     down = f"postgresql://airflow@127.0.0.1:{free_port()}/{name}"
@@ -355,14 +491,21 @@ def test_a_database_server(request: pytest.FixtureRequest, sync: Command, ecr: E
             "out of connections",
             ('FATAL:  too many connections for role "full"',),
             env=at(full),
-            around=lambda _: altered("CREATE ROLE full LOGIN CONNECTION LIMIT 0", "DROP ROLE full"),
+            around=lambda _: altered(
+                "CREATE ROLE full LOGIN CONNECTION LIMIT 0", "DROP ROLE full"
+            ),
         ),
         Fault(
             "read-only",
             ("cannot execute UPDATE in a read-only transaction",),
             around=lambda _: altered(f"{read_only} = on", f"{read_only} = off"),
         ),
-        Fault("locked", ("killed after 8 s",), options=("--timeout", "8"), around=table_locked),
+        Fault(
+            "locked",
+            ("killed after 8 s",),
+            options=("--timeout", "8"),
+            around=table_locked,
+        ),
     ):
         print(fault.name)
         fault.strike(scene)

@@ -17,7 +17,11 @@ from conftest import INSTALLED, MODULE, ROUNDS, Command, FakeAirflow, RealAirflo
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
-TEN = ["--region=us-east-1", *(f"--registry={n:012}" for n in range(10)), "--conn-id=e_{registry}"]
+TEN = [
+    "--region=us-east-1",
+    *(f"--registry={n:012}" for n in range(10)),
+    "--conn-id=e_{registry}",
+]
 
 
 def seconds(job: Callable[[], object]) -> float:
@@ -26,14 +30,18 @@ def seconds(job: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def assert_ratio(name: str, ours: Callable[[], object], other: Callable[[], object], bar: float) -> None:
+def assert_ratio(
+    name: str, ours: Callable[[], object], other: Callable[[], object], bar: float
+) -> None:
     """Median of the ratios of pairs. A machine with neighbours gets two more chances."""
     other(), ours()  # to warm up
     for _ in range(3):
         pairs = [(seconds(ours), seconds(other)) for _ in range(ROUNDS)]
         found = median(a / b for a, b in pairs)
         ours_took, other_took = (median(times) for times in zip(*pairs))
-        print(f"\n{name}: {found:.3f} ({ours_took:.2f} s to {other_took:.2f} s), at most {bar:.2f}")
+        print(
+            f"\n{name}: {found:.3f} ({ours_took:.2f} s to {other_took:.2f} s), at most {bar:.2f}"
+        )
         if found <= bar:
             return
     pytest.fail(f"{name}: {found:.3f} is more than {bar}")
@@ -53,7 +61,9 @@ def succeed(sync: Command, *options: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
-def test_one_connection_to_a_bare_import(sync: Command, real: Real, tmp_path: Path, version: str) -> None:
+def test_one_connection_to_a_bare_import(
+    sync: Command, real: Real, tmp_path: Path, version: str
+) -> None:
     airflow = real(version)
     file = tmp_path / "connections.json"
     file.write_text('{"docker_default": {"conn_type": "docker", "password": "x"}}')
@@ -66,8 +76,13 @@ def test_one_connection_to_a_bare_import(sync: Command, real: Real, tmp_path: Pa
     assert_ratio(f"{version}, sync to bare import", one, import_bare, 1.3)
 
 
-@pytest.mark.parametrize(("version", "bar"), [("1.10.15", 2.5), ("2.5.3", 2.5), ("2.11.2", 1.3), ("3.3.2", 1.3)])
-def test_ten_connections_to_one(sync: Command, real: Real, version: str, bar: float) -> None:
+@pytest.mark.parametrize(
+    ("version", "bar"),
+    [("1.10.15", 2.5), ("2.5.3", 2.5), ("2.11.2", 1.3), ("3.3.2", 1.3)],
+)
+def test_ten_connections_to_one(
+    sync: Command, real: Real, version: str, bar: float
+) -> None:
     real(version)
     ten, one = succeed(sync, *TEN), succeed(sync, "-r", "us-east-1")
     assert_ratio(f"{version}, ten connections to one", ten, one, bar)
@@ -75,7 +90,9 @@ def test_ten_connections_to_one(sync: Command, real: Real, version: str, bar: fl
 
 def cpu_seconds(code: str, env: dict[str, str]) -> float:
     """User and system time of the process alone, without its children."""
-    tell = "import atexit, sys, time; atexit.register(lambda: print(time.process_time()));"
+    tell = (
+        "import atexit, sys, time; atexit.register(lambda: print(time.process_time()));"
+    )
     command = [sys.executable, "-c", tell + code]
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
@@ -83,11 +100,20 @@ def cpu_seconds(code: str, env: dict[str, str]) -> float:
 
 def test_our_own_cpu(sync: Command, fake: Fake) -> None:
     airflow = fake()
-    arguments = ["ecr-airflow-sync", "-r", "us-east-1", "-q", "--airflow", str(airflow.script)]
+    arguments = [
+        "ecr-airflow-sync",
+        "-r",
+        "us-east-1",
+        "-q",
+        "--airflow",
+        str(airflow.script),
+    ]
     ours = f"import runpy; sys.argv = {arguments!r}; runpy.run_path({str(MODULE)!r}, None, '__main__')"
     bare = "import boto3, click; boto3.client('ecr', region_name='us-east-1').get_authorization_token()"
     cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)
-    pairs = [(cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)) for _ in range(9)]
+    pairs = [
+        (cpu_seconds(ours, sync.env), cpu_seconds(bare, sync.env)) for _ in range(9)
+    ]
     extra = median(a - b for a, b in pairs)
     print(f"\nour own CPU: {extra:.3f} s more than {median(b for _, b in pairs):.3f} s")
     assert extra <= 0.15
@@ -116,11 +142,15 @@ def test_a_run_with_nothing_due(sync: Command, real: Real, tmp_path: Path) -> No
     assert found <= 0.25
 
 
-def test_airflowctl_to_a_bare_import(sync: Command, api_server: ApiServer, tmp_path: Path) -> None:
+def test_airflowctl_to_a_bare_import(
+    sync: Command, api_server: ApiServer, tmp_path: Path
+) -> None:
     sync.env.update(api_server.client(tmp_path / "client"))
     script = str(airflows.environment(airflows.AIRFLOWCTL) / "bin/airflowctl")
     file = tmp_path / "connections.json"
-    file.write_text('{"docker_default": {"conn_type": "docker", "host": "h", "login": "AWS", "password": "x"}}')
+    file.write_text(
+        '{"docker_default": {"conn_type": "docker", "host": "h", "login": "AWS", "password": "x"}}'
+    )
     bare = [script, "connections", "import", "-a", "overwrite", str(file)]
 
     def import_bare() -> None:

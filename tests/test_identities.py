@@ -9,11 +9,22 @@ from typing import Any, Callable
 import airflows
 import pytest
 from conftest import Command, FakeAirflow, RealAirflow
-from ecr_stand_in import ACCOUNT, BUILDER, PARTNER, WORKER, Call, EcrStandIn, Fault, Role
+from ecr_stand_in import (
+    ACCOUNT,
+    BUILDER,
+    PARTNER,
+    WORKER,
+    Call,
+    EcrStandIn,
+    Fault,
+    Role,
+)
 
 Place = Callable[..., FakeAirflow]
 PULLER = "arn:aws:iam::555555555555:role/puller"
-POLICY = "the role's trust policy (its external id?) and this identity's own must allow it"
+POLICY = (
+    "the role's trust policy (its external id?) and this identity's own must allow it"
+)
 
 
 @pytest.fixture
@@ -24,19 +35,29 @@ def role(ecr: EcrStandIn) -> str:
 
 def starts(airflow: FakeAirflow) -> int:
     """Processes that ran a command of the fake."""
-    return len({line.split()[0] for line in Path(f"{airflow.store}.starts").read_text().splitlines()})
+    return len(
+        {
+            line.split()[0]
+            for line in Path(f"{airflow.store}.starts").read_text().splitlines()
+        }
+    )
 
 
 def store(airflow: FakeAirflow, **connections: dict[str, Any]) -> None:
     airflow.store.write_text(json.dumps({**airflow.connections(), **connections}))
 
 
-def test_a_role_is_assumed(sync: Command, fake: Place, ecr: EcrStandIn, role: str) -> None:
+def test_a_role_is_assumed(
+    sync: Command, fake: Place, ecr: EcrStandIn, role: str
+) -> None:
     airflow = fake()
     ran = sync("-r", "us-east-1", "--role-arn", role, "--external-id", "night-42")
     assert (ran.status, ran.stderr) == (0, "")
     assert ecr.calls == [Call("us-east-1", (), "555555555555")]
-    assert airflow.connections()["docker_default"]["host"] == "555555555555.dkr.ecr.us-east-1.amazonaws.com"
+    assert (
+        airflow.connections()["docker_default"]["host"]
+        == "555555555555.dkr.ecr.us-east-1.amazonaws.com"
+    )
     (assumed,) = ecr.assumed
     assert (assumed.role, assumed.session) == (role, "ecr-airflow-sync")
 
@@ -45,11 +66,15 @@ def test_a_role_is_assumed(sync: Command, fake: Place, ecr: EcrStandIn, role: st
     "options",
     [
         pytest.param(["--role-arn", PULLER], id="no external id"),
-        pytest.param(["--role-arn", PULLER, "--external-id", "other"], id="wrong external id"),
+        pytest.param(
+            ["--role-arn", PULLER, "--external-id", "other"], id="wrong external id"
+        ),
         pytest.param(["--role-arn", f"{PULLER}-of-nobody"], id="no such role"),
     ],
 )
-def test_a_role_that_is_refused(sync: Command, fake: Place, ecr: EcrStandIn, role: str, options: list[str]) -> None:
+def test_a_role_that_is_refused(
+    sync: Command, fake: Place, ecr: EcrStandIn, role: str, options: list[str]
+) -> None:
     airflow = fake()
     ran = sync("-r", "us-east-1", "-q", *options)
     assert (ran.status, airflow.connections(), ecr.calls) == (1, {}, [])
@@ -63,13 +88,24 @@ def test_a_role_that_is_refused(sync: Command, fake: Place, ecr: EcrStandIn, rol
     ("options", "error"),
     [
         (["--external-id", "x"], "external_id is for a role: give its role_arn"),
-        (["--profile", "x", "--aws-conn-id", "y"], "profile and aws_conn_id are two sources of credentials: give one"),
-        (["--host", "https://x"], "host 'https://x' is not a bare host, as in an image's name"),
+        (
+            ["--profile", "x", "--aws-conn-id", "y"],
+            "profile and aws_conn_id are two sources of credentials: give one",
+        ),
+        (
+            ["--host", "https://x"],
+            "host 'https://x' is not a bare host, as in an image's name",
+        ),
         (["--host", "a..x"], "host 'a..x' is not a bare host, as in an image's name"),
-        (["--host", "{account}.x"], "host '{account}.x' is not a bare host, as in an image's name"),
+        (
+            ["--host", "{account}.x"],
+            "host '{account}.x' is not a bare host, as in an image's name",
+        ),
     ],
 )
-def test_what_cannot_be_meant(sync: Command, fake: Place, ecr: EcrStandIn, options: list[str], error: str) -> None:
+def test_what_cannot_be_meant(
+    sync: Command, fake: Place, ecr: EcrStandIn, options: list[str], error: str
+) -> None:
     fake()
     ran = sync("-r", "us-east-1", *options)
     assert (ran.status, ecr.calls) == (2, [])
@@ -85,7 +121,9 @@ KEYS = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
 
 
 @pytest.mark.parametrize("version", ["2.0.1", "2.5.3", "2.11.2", "3.3.2"])
-def test_credentials_from_an_airflow_connection(sync: Command, fake: Place, ecr: EcrStandIn, version: str) -> None:
+def test_credentials_from_an_airflow_connection(
+    sync: Command, fake: Place, ecr: EcrStandIn, version: str
+) -> None:
     airflow = fake(version)
     store(airflow, aws_default={**KEYS, "extra": '{"region_name": "eu-west-1"}'})
     without_credentials(sync)
@@ -101,11 +139,17 @@ def test_a_role_and_a_session_token_from_an_airflow_connection(
 ) -> None:
     ecr.roles[role] = Role("555555555555", "night-42", allowed=(BUILDER.account,))
     airflow = fake()
-    extra: dict[str, Any] = {"role_arn": role, "assume_role_kwargs": {"ExternalId": "night-42"}}
+    extra: dict[str, Any] = {
+        "role_arn": role,
+        "assume_role_kwargs": {"ExternalId": "night-42"},
+    }
     store(
         airflow,
         in_kwargs={**KEYS, "extra": json.dumps(extra)},
-        by_itself={**KEYS, "extra": json.dumps({"role_arn": role, "external_id": "night-42"})},
+        by_itself={
+            **KEYS,
+            "extra": json.dumps({"role_arn": role, "external_id": "night-42"}),
+        },
         keys_alone={**KEYS, "extra": {}},
     )
     without_credentials(sync)
@@ -116,16 +160,27 @@ def test_a_role_and_a_session_token_from_an_airflow_connection(
     assert ecr.calls == [Call("us-east-1", (), "555555555555")] * 3
     temporary = next(i for i in ecr.identities.values() if i.session_token)
     keys = {"login": temporary.access_key, "password": temporary.secret_key}
-    store(airflow, temporary={**keys, "extra": {"aws_session_token": temporary.session_token}}, half=keys)
+    store(
+        airflow,
+        temporary={**keys, "extra": {"aws_session_token": temporary.session_token}},
+        half=keys,
+    )
     assert sync("-r", "us-east-1", "--aws-conn-id", "temporary").status == 0
     ran = sync("-r", "us-east-1", "--aws-conn-id", "half", "-q")
     assert (ran.status, "UnrecognizedClientException" in ran.stderr) == (1, True)
 
 
-def test_keys_in_the_extra_of_an_airflow_connection(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
-    extra = {"aws_access_key_id": PARTNER.access_key, "aws_secret_access_key": PARTNER.secret_key}
+def test_keys_in_the_extra_of_an_airflow_connection(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    extra = {
+        "aws_access_key_id": PARTNER.access_key,
+        "aws_secret_access_key": PARTNER.secret_key,
+    }
     store(fake(), aws={"extra": extra})
-    assert sync("-r", "us-east-1", "--aws-conn-id", "aws").status == 0  # never as the host's own identity
+    assert (
+        sync("-r", "us-east-1", "--aws-conn-id", "aws").status == 0
+    )  # never as the host's own identity
     assert ecr.calls == [Call("us-east-1", (), PARTNER.account)]
 
 
@@ -165,7 +220,9 @@ def test_a_profile_and_an_endpoint_from_an_airflow_connection(
 
 
 @pytest.mark.parametrize("version", ["1.10.7", "1.10.15"])
-def test_an_airflow_that_shows_no_connections(sync: Command, fake: Place, ecr: EcrStandIn, version: str) -> None:
+def test_an_airflow_that_shows_no_connections(
+    sync: Command, fake: Place, ecr: EcrStandIn, version: str
+) -> None:
     airflow = fake(version)
     for option in (["--aws-conn-id", "aws_default"], ["--check"]):
         ran = sync("-r", "us-east-1", *option)
@@ -178,10 +235,19 @@ def test_an_airflow_that_shows_no_connections(sync: Command, fake: Place, ecr: E
 
 
 @pytest.mark.parametrize("trouble", ["", "get fails late", "get crashes"])
-def test_nothing_of_the_credentials_is_shown(sync: Command, fake: Place, trouble: str) -> None:
+def test_nothing_of_the_credentials_is_shown(
+    sync: Command, fake: Place, trouble: str
+) -> None:
     airflow = fake(trouble=trouble)
     secret = "a secret key that no mask would know by its looks"
-    store(airflow, aws={"login": "AKIAIOSFODNN7UNKNOWN", "password": secret, "extra": {"aws_session_token": "tiny"}})
+    store(
+        airflow,
+        aws={
+            "login": "AKIAIOSFODNN7UNKNOWN",
+            "password": secret,
+            "extra": {"aws_session_token": "tiny"},
+        },
+    )
     for options in ((), ("-v",), ("--json",)):
         ran = sync("-r", "us-east-1", "--aws-conn-id", "aws", *options)
         assert ran.status == 1
@@ -194,7 +260,9 @@ def test_a_connection_with_credentials_that_is_missing(
 ) -> None:
     airflow = fake()
     config = tmp_path / "sync.ini"
-    config.write_text("[DEFAULT]\nregion = us-east-1\n[good]\n[bad]\naws_conn_id = gone\n")
+    config.write_text(
+        "[DEFAULT]\nregion = us-east-1\n[good]\n[bad]\naws_conn_id = gone\n"
+    )
     ran = sync("--config", str(config))
     assert (ran.status, list(airflow.connections())) == (1, ["good"])
     assert ran.stderr == (
@@ -209,7 +277,11 @@ def test_ten_connections_of_three_identities_in_two_regions(
 ) -> None:
     airflow = fake()
     store(airflow, aws_builder={**KEYS, "extra": {}})
-    who = ["", f"role_arn = {role}\nexternal_id = night-42", "aws_conn_id = aws_builder"]
+    who = [
+        "",
+        f"role_arn = {role}\nexternal_id = night-42",
+        "aws_conn_id = aws_builder",
+    ]
     registries = ["111111111111", "222222222222"]
     sections = [
         f"[c_{number}_{region}_{registry}]\nregion = {region}\nregistry = {registry}\n{who[number]}\n"
@@ -224,12 +296,25 @@ def test_ten_connections_of_three_identities_in_two_regions(
     assert ran.stdout.count("  written  ") == len(sections) == 10
     assert (len(ecr.calls), starts(airflow)) == (6, 1)
     calls = {(call.account, call.region) for call in ecr.calls}
-    assert calls == {(a, r) for a in (ACCOUNT, "555555555555", BUILDER.account) for r in ("us-east-1", "eu-west-1")}
+    assert calls == {
+        (a, r)
+        for a in (ACCOUNT, "555555555555", BUILDER.account)
+        for r in ("us-east-1", "eu-west-1")
+    }
 
 
 def test_ecr_public(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     airflow = fake()
-    ran = sync("-r", "eu-west-1", "-r", "us-east-1", "--registry", "public", "--conn-id", "ecr_{registry}")
+    ran = sync(
+        "-r",
+        "eu-west-1",
+        "-r",
+        "us-east-1",
+        "--registry",
+        "public",
+        "--conn-id",
+        "ecr_{registry}",
+    )
     assert ran.status == 0, ran.stderr
     assert ecr.calls == [Call("us-east-1", (), ACCOUNT, public=True)]
     fields = airflow.connections()["ecr_public"]
@@ -237,13 +322,24 @@ def test_ecr_public(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     assert [fields["password"]] == ecr.tokens["us-east-1", "public"]
 
 
-def test_ecr_public_beside_private_ones(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_ecr_public_beside_private_ones(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     airflow = fake()
-    options = ("--registry", "public", "--registry", ACCOUNT, "--conn-id", "ecr_{registry}")
+    options = (
+        "--registry",
+        "public",
+        "--registry",
+        ACCOUNT,
+        "--conn-id",
+        "ecr_{registry}",
+    )
     ecr.faults["public"] = Fault(code="AccessDeniedException", message="no")
     ran = sync("-r", "us-east-1", *options)
     assert (ran.status, list(airflow.connections())) == (1, [f"ecr_{ACCOUNT}"])
-    assert ran.stderr.startswith("ecr_public: ECR in us-east-1: AccessDeniedException: no; allow")
+    assert ran.stderr.startswith(
+        "ecr_public: ECR in us-east-1: AccessDeniedException: no; allow"
+    )
     assert sorted(ecr.calls, key=str)[0] == Call("us-east-1", (ACCOUNT,))
 
 
@@ -256,7 +352,9 @@ def test_ecr_public_beside_private_ones(sync: Command, fake: Place, ecr: EcrStan
         ("us-iso-east-1", f"{ACCOUNT}.dkr.ecr.us-iso-east-1.c2s.ic.gov"),
     ],
 )
-def test_hosts_of_partitions(sync: Command, fake: Place, region: str, host: str) -> None:
+def test_hosts_of_partitions(
+    sync: Command, fake: Place, region: str, host: str
+) -> None:
     airflow = fake()
     assert sync("-r", region).status == 0
     assert airflow.connections()["docker_default"]["host"] == host
@@ -265,12 +363,17 @@ def test_hosts_of_partitions(sync: Command, fake: Place, region: str, host: str)
 @pytest.mark.parametrize(
     ("template", "host"),
     [
-        ("{registry}.dkr.ecr-fips.{region}.amazonaws.com", f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com"),
+        (
+            "{registry}.dkr.ecr-fips.{region}.amazonaws.com",
+            f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com",
+        ),
         ("{registry}.dkr-ecr.{region}.on.aws", f"{ACCOUNT}.dkr-ecr.us-east-1.on.aws"),
         ("mirror.example.com", "mirror.example.com"),
     ],
 )
-def test_a_host_of_ones_own(sync: Command, fake: Place, template: str, host: str) -> None:
+def test_a_host_of_ones_own(
+    sync: Command, fake: Place, template: str, host: str
+) -> None:
     airflow = fake()
     assert sync("-r", "us-east-1", "--host", template).status == 0
     assert airflow.connections()["docker_default"]["host"] == host
@@ -278,7 +381,11 @@ def test_a_host_of_ones_own(sync: Command, fake: Place, template: str, host: str
 
 @pytest.mark.parametrize("version", ["2.5.3", "2.11.2", "3.3.2"])
 def test_real_airflow_gives_the_credentials(
-    sync: Command, real: Callable[[str], RealAirflow], ecr: EcrStandIn, role: str, version: str
+    sync: Command,
+    real: Callable[[str], RealAirflow],
+    ecr: EcrStandIn,
+    role: str,
+    version: str,
 ) -> None:
     airflow = real(version)
     ecr.roles[role] = Role("555555555555", "night-42", allowed=(BUILDER.account,))

@@ -13,7 +13,7 @@ from conftest import MODULE, Command, FakeAirflow
 from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn
 
 import ecr_airflow_sync
-from ecr_airflow_sync import Airflow, Connection
+from ecr_airflow_sync import Airflow, SyncError, Target, UsageError
 
 Place = Callable[..., FakeAirflow]
 A, B, C = "111111111111", "222222222222", "333333333333"
@@ -23,9 +23,15 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        pytest.param(["--registry", ""], "registry '' is not an account id of twelve digits", id="empty registry"),
         pytest.param(
-            ["--registry", "12345"], "registry '12345' is not an account id of twelve digits", id="short registry"
+            ["--registry", ""],
+            "registry '' is not an account id of twelve digits",
+            id="empty registry",
+        ),
+        pytest.param(
+            ["--registry", "12345"],
+            "registry '12345' is not an account id of twelve digits",
+            id="short registry",
         ),
         pytest.param(
             ["--registry", "١٢٣٤٥٦٧٨٩٠١٢"],
@@ -62,7 +68,11 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
                 "extra has reauth false: DockerOperator would not log in to ECR",
                 id=f"extra {extra}",
             )
-            for extra in ('{"reauth": false}', '{"reauth": "no"}', '{"reauth": "False"}')
+            for extra in (
+                '{"reauth": false}',
+                '{"reauth": "no"}',
+                '{"reauth": "False"}',
+            )
         ),
         *(
             pytest.param(
@@ -73,7 +83,9 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
             for timeout in ("0", "-1", "nan", "inf")
         ),
         pytest.param(
-            ["--airflow-version", "two"], "Airflow version 'two' is not of the form X.Y.Z", id="version in words"
+            ["--airflow-version", "two"],
+            "Airflow version 'two' is not of the form X.Y.Z",
+            id="version in words",
         ),
         pytest.param(
             ["--airflow", "sudo 'airflow"],
@@ -98,7 +110,18 @@ def test_usage_errors_come_before_any_call(
         ["-r", "us-east-1", "-r", "eu-west-1"],
         ["-r", "us-east-1", "--registry", A, "--registry", B],
         ["-r", "a", "-r", "b", "--registry", A, "--registry", B],
-        ["-r", "a", "-r", "b", "--registry", A, "--registry", B, "--conn-id", "x_{region}"],
+        [
+            "-r",
+            "a",
+            "-r",
+            "b",
+            "--registry",
+            A,
+            "--registry",
+            B,
+            "--conn-id",
+            "x_{region}",
+        ],
         ["-r", "a", "-r", "b", "--conn-id", "x_{registry}"],
     ],
 )
@@ -113,14 +136,20 @@ def test_two_registries_never_share_a_connection(
     assert ecr.calls == []
 
 
-def test_an_empty_region_beside_another(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_an_empty_region_beside_another(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     fake()
-    ran = sync("-r", "", "-r", "eu-west-1", "--conn-id", "x_{region}", AWS_REGION="us-east-1")
+    ran = sync(
+        "-r", "", "-r", "eu-west-1", "--conn-id", "x_{region}", AWS_REGION="us-east-1"
+    )
     assert (ran.status, ran.stderr) == (2, f"{USAGE}one of several regions is empty\n")
     assert ecr.calls == []
 
 
-def test_regions_times_registries_in_one_call_a_region(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_regions_times_registries_in_one_call_a_region(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     airflow = fake()
     ran = sync(
         *("-r", "us-east-1", "-r", "eu-west-1", "-r", "us-east-1"),
@@ -128,8 +157,13 @@ def test_regions_times_registries_in_one_call_a_region(sync: Command, fake: Plac
         *("--conn-id", "ecr_{registry}_{region}"),
     )
     assert ran.status == 0, ran.stderr
-    assert sorted(ecr.calls, key=str) == [Call("eu-west-1", (A, B, C)), Call("us-east-1", (A, B, C))]
-    hosts = {conn_id: fields["host"] for conn_id, fields in airflow.connections().items()}
+    assert sorted(ecr.calls, key=str) == [
+        Call("eu-west-1", (A, B, C)),
+        Call("us-east-1", (A, B, C)),
+    ]
+    hosts = {
+        conn_id: fields["host"] for conn_id, fields in airflow.connections().items()
+    }
     assert hosts == {
         f"ecr_{registry}_{region}": f"{registry}.dkr.ecr.{region}.amazonaws.com"
         for registry in (A, B, C)
@@ -140,7 +174,9 @@ def test_regions_times_registries_in_one_call_a_region(sync: Command, fake: Plac
         assert [fields["password"]] == ecr.tokens[region, registry]
 
 
-def test_more_than_ten_registries_take_a_second_call(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_more_than_ten_registries_take_a_second_call(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     airflow = fake()
     registries = [f"{number:012}" for number in range(23)]
     options = [option for registry in registries for option in ("--registry", registry)]
@@ -150,7 +186,9 @@ def test_more_than_ten_registries_take_a_second_call(sync: Command, fake: Place,
     assert len(airflow.connections()) == 23
 
 
-def test_a_template_may_name_the_callers_own_registry(sync: Command, fake: Place) -> None:
+def test_a_template_may_name_the_callers_own_registry(
+    sync: Command, fake: Place
+) -> None:
     airflow = fake()
     assert sync("-r", "eu-west-1", "--conn-id", "ecr_{registry}.{region}").status == 0
     assert list(airflow.connections()) == [f"ecr_{ACCOUNT}.eu-west-1"]
@@ -200,7 +238,9 @@ def test_the_region_is_found_where_people_set_it(
     fake()
     with open(f"{tmp_path}/aws-config", "w") as config:
         config.write("[profile ireland]\nregion = eu-west-1\n")
-        config.write(f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
+        config.write(
+            f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+        )
     ran = sync(AWS_CONFIG_FILE=f"{tmp_path}/aws-config", **env)
     assert ran.status == 0, ran.stderr
     assert ecr.calls == [Call("eu-west-1", ())]
@@ -221,7 +261,9 @@ def test_what_a_run_tells(sync: Command, fake: Place) -> None:
     ran = sync("-r", "us-east-1", AIRFLOW_HOME="/srv/airflow")
     assert (ran.status, ran.stderr) == (0, "")
     first, second = ran.stdout.splitlines()
-    assert first == f"Airflow 2.11.2, {airflow.script}, AIRFLOW_HOME /srv/airflow, import"
+    assert (
+        first == f"Airflow 2.11.2, {airflow.script}, AIRFLOW_HOME /srv/airflow, import"
+    )
     assert re.fullmatch(
         rf"docker_default  written  {ACCOUNT}\.dkr\.ecr\.us-east-1\.amazonaws\.com, "
         r"valid for 12 h 0 min, until \d{4}-\d\d-\d\d \d\d:\d\d UTC",
@@ -242,7 +284,11 @@ def test_json(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     ran = sync("-r", "us-east-1", *options)
     assert ran.status == 1
     report = json.loads(ran.stdout)
-    assert report["airflow"] == {"executable": str(airflow.script), "version": "2.11.2", "method": "import"}
+    assert report["airflow"] == {
+        "executable": str(airflow.script),
+        "version": "2.11.2",
+        "method": "import",
+    }
     written, failed = report["connections"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", written.pop("expires_at"))
     assert written == {
@@ -268,7 +314,9 @@ def test_json_also_when_there_is_no_airflow(sync: Command, ecr: EcrStandIn) -> N
     assert ecr.calls == []
 
 
-def test_dry_run_fetches_and_writes_nothing(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
+def test_dry_run_fetches_and_writes_nothing(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
     airflow = fake("1.10.15")
     ran = sync("-r", "us-east-1", "--dry-run")
     assert ran.status == 0
@@ -287,31 +335,36 @@ def test_help_and_version_import_no_boto3() -> None:
     assert done.stdout == f"ecr-airflow-sync {ecr_airflow_sync.__version__}\n"
 
 
-def test_sync_is_callable(sync: Command, fake: Place, monkeypatch: pytest.MonkeyPatch, ecr: EcrStandIn) -> None:
+def test_sync_is_callable(
+    sync: Command, fake: Place, monkeypatch: pytest.MonkeyPatch, ecr: EcrStandIn
+) -> None:
     airflow = fake()
     for name, value in sync.env.items():
         monkeypatch.setenv(name, value)
-    mine, there = Connection("mine", "us-east-1", A, extra='{"email": "a@b.example"}'), str(airflow.script)
-    report = ecr_airflow_sync.sync([mine], Airflow(there))
-    (outcome,) = report
-    assert (outcome.conn_id, outcome.status, outcome.registry) == ("mine", "written", A)
-    assert ecr.tokens["us-east-1", A][0] not in repr(report)
+    mine = Target("mine", "us-east-1", A, extra='{"email": "a@b.example"}')
+    there = Airflow(str(airflow.script))
+    results = ecr_airflow_sync.sync([mine], there)
+    (result,) = results
+    assert (result.conn_id, result.status, result.registry) == ("mine", "written", A)
+    assert ecr.tokens["us-east-1", A][0] not in repr(results)
+    assert ecr_airflow_sync.sync([mine], there, renew_before=60)[0].status == "fresh"
+    assert ecr_airflow_sync.sync([mine], there, dry_run=True)[0].status == "planned"
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "skip mine")
-    with pytest.raises(ecr_airflow_sync.SyncError, match="Could not import") as caught:
-        ecr_airflow_sync.sync(report, Airflow(there), renew_before=3600)  # what it gave, it takes
-    assert caught.value.connections[0].status == "failed"
-    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "")
-    (outcome,) = ecr_airflow_sync.sync(caught.value.connections, Airflow(there))
-    assert (outcome.status, outcome.error) == ("written", None)
-    with pytest.raises(ecr_airflow_sync.UsageError, match=r"overwrite each other.*'ecr_{registry}_"):
-        ecr_airflow_sync.sync([Connection(registry=A), Connection(registry=B)], Airflow())
-    with pytest.raises(ecr_airflow_sync.UsageError, match="not an account id"):
-        ecr_airflow_sync.sync([Connection(registry="12")], Airflow())
-    with pytest.raises(ecr_airflow_sync.UsageError, match="method 'add' is none of"):
+    with pytest.raises(SyncError, match="Could not import") as caught:
+        ecr_airflow_sync.sync([mine], there)
+    assert caught.value.results[0].status == "failed"
+    two = [Target(registry=A), Target(registry=B)]
+    with pytest.raises(UsageError, match=r"overwrite each other.*'ecr_{registry}_"):
+        ecr_airflow_sync.sync(two, Airflow())
+    with pytest.raises(UsageError, match="not an account id"):
+        ecr_airflow_sync.sync([Target(registry="12")], Airflow())
+    with pytest.raises(UsageError, match="method 'add' is none of"):
         Airflow(method="add")
 
 
-def test_a_version_in_the_environment_is_none_of_ours(sync: Command, fake: Place) -> None:
+def test_a_version_in_the_environment_is_none_of_ours(
+    sync: Command, fake: Place
+) -> None:
     fake()
     assert sync("-r", "us-east-1", ECR_AIRFLOW_SYNC_VERSION="0.1.0").status == 0
 
@@ -320,7 +373,17 @@ def test_a_full_disk(sync: Command, fake: Place) -> None:
     airflow = fake()
     with open("/dev/full", "w") as full:
         command = [sys.executable, str(MODULE), *sync.options, "-r", "us-east-1"]
-        done = subprocess.run(command, env=sync.env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.stderr == "Error: the report could not be printed: No space left on device\n"
+        done = subprocess.run(
+            command,
+            env=sync.env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (
+        done.stderr
+        == "Error: the report could not be printed: No space left on device\n"
+    )
     assert done.returncode == 1
     assert list(airflow.connections()) == ["docker_default"]

@@ -26,7 +26,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def on_postgres(sync: Command, real: Place, postgres: str) -> Callable[[str], tuple[RealAirflow, str]]:
+def on_postgres(
+    sync: Command, real: Place, postgres: str
+) -> Callable[[str], tuple[RealAirflow, str]]:
     """Makes a real Airflow with a database of its own there; returns its URL too."""
 
     def place(version: str) -> tuple[RealAirflow, str]:
@@ -34,7 +36,9 @@ def on_postgres(sync: Command, real: Place, postgres: str) -> Callable[[str], tu
         name = f"airflow_{version.replace('.', '_')}_{time.monotonic_ns()}"
         execute(f"{postgres}/postgres", f"CREATE DATABASE {name}")
         url = f"{postgres}/{name}"
-        airflow.env = airflows.on_database(airflow.env, url.replace("://", "+psycopg2://"))
+        airflow.env = airflows.on_database(
+            airflow.env, url.replace("://", "+psycopg2://")
+        )
         sync.env.update(airflow.env)
         airflows.run(version, airflow.env, *airflows.RECIPES[version].init)
         return airflow, url
@@ -46,9 +50,13 @@ OnPostgres = Callable[[str], "tuple[RealAirflow, str]"]
 
 
 @pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
-def test_the_connection_is_never_missing(sync: Command, on_postgres: OnPostgres, version: str) -> None:
+def test_the_connection_is_never_missing(
+    sync: Command, on_postgres: OnPostgres, version: str
+) -> None:
     _, url = on_postgres(version)
-    first_imports = [sync.start("-r", "us-east-1", "-q") for _ in range(2)]  # may collide
+    first_imports = [
+        sync.start("-r", "us-east-1", "-q") for _ in range(2)
+    ]  # may collide
     assert [sync.end(process).status for process in first_imports] == [0, 0]
     with Reader(url) as alone:
         assert sync("-r", "us-east-1").status == 0
@@ -58,12 +66,16 @@ def test_the_connection_is_never_missing(sync: Command, on_postgres: OnPostgres,
     print(f"{version}: {alone.reads} and {crowd.reads} reads, none may find nothing")
     assert (alone.missing, crowd.missing) == (0, 0)
     assert len(alone.passwords) == 2
-    assert len(crowd.passwords) > 2  # of five, some may be overwritten before they are read
+    assert (
+        len(crowd.passwords) > 2
+    )  # of five, some may be overwritten before they are read
     assert min(alone.reads, crowd.reads) > 500
 
 
 @pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_the_connection_is_missing_for_less_than_a_tenth(sync: Command, on_postgres: OnPostgres, version: str) -> None:
+def test_the_connection_is_missing_for_less_than_a_tenth(
+    sync: Command, on_postgres: OnPostgres, version: str
+) -> None:
     airflow, url = on_postgres(version)
     assert sync("-r", "us-east-1").status == 0
     with Reader(url) as common:
@@ -76,15 +88,26 @@ def test_the_connection_is_missing_for_less_than_a_tenth(sync: Command, on_postg
         rewrites.append(ours.seconds_missing)
     ratio = min(rewrites) / common.seconds_missing
     times = ", ".join(f"{seconds:.2f} s" for seconds in rewrites)
-    print(f"{version}: missing {times}; by two processes {common.seconds_missing:.2f} s, ratio {ratio:.3f}")
+    print(
+        f"{version}: missing {times}; by two processes {common.seconds_missing:.2f} s, ratio {ratio:.3f}"
+    )
     assert ratio < 0.1
 
 
 def delete_and_add(airflow: RealAirflow) -> None:
     """The common method: one process to delete, one to add."""
-    options = ["--conn-type=docker", "--conn-host=x", "--conn-login=AWS", "--conn-password=y"]
-    airflows.run(airflow.version, airflow.env, "connections", "delete", "docker_default")
-    airflows.run(airflow.version, airflow.env, "connections", "add", "docker_default", *options)
+    options = [
+        "--conn-type=docker",
+        "--conn-host=x",
+        "--conn-login=AWS",
+        "--conn-password=y",
+    ]
+    airflows.run(
+        airflow.version, airflow.env, "connections", "delete", "docker_default"
+    )
+    airflows.run(
+        airflow.version, airflow.env, "connections", "add", "docker_default", *options
+    )
 
 
 def test_another_host_at_the_same_time(sync: Command, on_postgres: OnPostgres) -> None:
@@ -102,7 +125,10 @@ def test_a_password_column_too_short(sync: Command, on_postgres: OnPostgres) -> 
     execute(url, "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(500)")
     ran = sync("-r", "us-east-1", "-q")
     assert ran.status == 1
-    assert "value too long for type character varying(500); ECR's tokens do not fit" in ran.stderr
+    assert (
+        "value too long for type character varying(500); ECR's tokens do not fit"
+        in ran.stderr
+    )
     assert "(AIRFLOW-3014)" in ran.stderr
     cure = "ALTER TABLE connection ALTER COLUMN password TYPE VARCHAR(5000)"
     assert cure in ran.stderr
@@ -125,7 +151,9 @@ class Round:
 
 
 @pytest.mark.figures
-def test_a_fleet_of_eight(sync: Command, on_postgres: OnPostgres, tmp_path: Path) -> None:
+def test_a_fleet_of_eight(
+    sync: Command, on_postgres: OnPostgres, tmp_path: Path
+) -> None:
     airflow, url = on_postgres("3.3.2")
     fleet, renewing = Round(sync, tmp_path), ("-q", "--renew-before", "6h")
     assert sync("-r", "us-east-1", "-q").status == 0

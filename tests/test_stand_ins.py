@@ -33,14 +33,22 @@ from registry_stand_in import WRONG_HOST, RegistryStandIn, Request, Trouble
 
 ARN = "arn:aws:iam::210987654321:role/ecr-reader"
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-DENIED = (f"User: {WORKER.arn} is not authorized to perform: sts:AssumeRole on resource: {ARN}", "AccessDenied", 403)
+DENIED = (
+    f"User: {WORKER.arn} is not authorized to perform: sts:AssumeRole on resource: {ARN}",
+    "AccessDenied",
+    403,
+)
 UNKNOWN = "The security token included in the request is invalid."
-SESSION: Any = boto3.Session()  # one, because it takes a while to load what it knows of AWS
+SESSION: Any = (
+    boto3.Session()
+)  # one, because it takes a while to load what it knows of AWS
 HELD = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
 
 @pytest.fixture(autouse=True)
-def _environment(ecr: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(
+    ecr: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stand-in's environment, and nothing that this machine's user has configured."""
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -79,7 +87,9 @@ def refusal(error: pytest.ExceptionInfo[ClientError]) -> tuple[str, str, int]:
 
 def token(identity: Identity = WORKER, region: str = "us-east-1") -> str:
     """The authorization token for private registries, as ECR gives it."""
-    (entry,) = client("ecr", identity, region).get_authorization_token()["authorizationData"]
+    (entry,) = client("ecr", identity, region).get_authorization_token()[
+        "authorizationData"
+    ]
     return str(entry["authorizationToken"])
 
 
@@ -99,7 +109,9 @@ def test_a_role(ecr: EcrStandIn) -> None:
     assert keys["AccessKeyId"].startswith("ASIA")
     lifetime = keys["Expiration"] - datetime.now(timezone.utc)
     assert 890 < lifetime.total_seconds() <= 900
-    assert answer["AssumedRoleUser"]["Arn"] == ("arn:aws:sts::210987654321:assumed-role/ecr-reader/test")
+    assert answer["AssumedRoleUser"]["Arn"] == (
+        "arn:aws:sts::210987654321:assumed-role/ecr-reader/test"
+    )
     assert answer["ResponseMetadata"]["RequestId"]
     assert ecr.assumed == [Assumption(ARN, "test", "ours", 900)]
 
@@ -108,12 +120,18 @@ def test_a_role(ecr: EcrStandIn) -> None:
     ("role", "parameters"),
     [
         pytest.param(None, {}, id="no such role"),
-        pytest.param(Role("210987654321", allowed=("345678901234",)), {}, id="not for us"),
+        pytest.param(
+            Role("210987654321", allowed=("345678901234",)), {}, id="not for us"
+        ),
         pytest.param(Role("210987654321", "ours"), {}, id="no external id"),
-        pytest.param(Role("210987654321", "ours"), {"ExternalId": "other"}, id="another one"),
+        pytest.param(
+            Role("210987654321", "ours"), {"ExternalId": "other"}, id="another one"
+        ),
     ],
 )
-def test_a_role_that_is_refused(ecr: EcrStandIn, role: Role | None, parameters: dict[str, Any]) -> None:
+def test_a_role_that_is_refused(
+    ecr: EcrStandIn, role: Role | None, parameters: dict[str, Any]
+) -> None:
     ecr.roles = {ARN: role} if role else {}
     with pytest.raises(ClientError) as error:
         assume(**parameters)
@@ -167,7 +185,9 @@ def test_temporary_keys(ecr: EcrStandIn) -> None:
     ecr.roles[ARN] = Role("210987654321")
     temporary = assumed(ecr)
     (entry,) = client("ecr", temporary).get_authorization_token()["authorizationData"]
-    assert entry["proxyEndpoint"] == "https://210987654321.dkr.ecr.us-east-1.amazonaws.com"
+    assert (
+        entry["proxyEndpoint"] == "https://210987654321.dkr.ecr.us-east-1.amazonaws.com"
+    )
     assert ecr.calls == [Call("us-east-1", (), "210987654321")]
 
 
@@ -197,7 +217,9 @@ def test_a_chain_of_roles_is_an_hour_at_most(ecr: EcrStandIn) -> None:
         assume(temporary, DurationSeconds=3601)
 
 
-def test_a_profile_with_a_role(ecr: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_with_a_role(
+    ecr: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """botocore's own way to a role, which has to find the stand-in by its environment."""
     ecr.roles[ARN] = Role("210987654321", external_id="ours")
     (tmp_path / "config").write_text(
@@ -210,7 +232,9 @@ def test_a_profile_with_a_role(ecr: EcrStandIn, tmp_path: Path, monkeypatch: pyt
     assert ecr.calls == [Call("us-east-1", (), "210987654321")]
 
 
-@pytest.mark.parametrize("identity", [WORKER, BUILDER, PARTNER], ids=lambda known: known.account)
+@pytest.mark.parametrize(
+    "identity", [WORKER, BUILDER, PARTNER], ids=lambda known: known.account
+)
 def test_each_account_has_its_own_registry(
     ecr: EcrStandIn, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +242,9 @@ def test_each_account_has_its_own_registry(
         monkeypatch.setenv(name, value)
     session: Any = boto3.Session()
     (entry,) = session.client("ecr").get_authorization_token()["authorizationData"]
-    assert entry["proxyEndpoint"].startswith(f"https://{identity.account}.dkr.ecr.us-east-1.")
+    assert entry["proxyEndpoint"].startswith(
+        f"https://{identity.account}.dkr.ecr.us-east-1."
+    )
     assert ecr.calls == [Call("us-east-1", (), identity.account)]
 
 
@@ -293,9 +319,13 @@ class Registry:
     def __init__(self) -> None:
         self.opener = urllib.request.build_opener()
 
-    def __call__(self, url: str, authorization: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    def __call__(
+        self, url: str, authorization: str = "", method: str = "GET"
+    ) -> tuple[int, dict[str, str], bytes]:
         headers = {"Authorization": authorization} if authorization else {}
-        request = urllib.request.Request(f"https://{url}", headers=headers, method=method)
+        request = urllib.request.Request(
+            f"https://{url}", headers=headers, method=method
+        )
         try:
             answer = self.opener.open(request, timeout=10)
         except urllib.error.HTTPError as error:
@@ -318,10 +348,16 @@ def test_a_registry_lets_a_token_in(ask: Registry, registry: RegistryStandIn) ->
     assert registry.told() == {HOST}
 
 
-def test_a_registry_asks_for_credentials(ask: Registry, registry: RegistryStandIn) -> None:
+def test_a_registry_asks_for_credentials(
+    ask: Registry, registry: RegistryStandIn
+) -> None:
     status, headers, body = ask(f"{HOST}/v2/")
     challenge = f'Basic realm="https://{HOST}/",service="ecr.amazonaws.com"'
-    assert (status, headers["WWW-Authenticate"], body) == (401, challenge, b"Not Authorized\n")
+    assert (status, headers["WWW-Authenticate"], body) == (
+        401,
+        challenge,
+        b"Not Authorized\n",
+    )
     assert registry.told() == set()
 
 
@@ -354,7 +390,9 @@ def test_the_public_registry_wants_bearer(ask: Registry, ecr: EcrStandIn) -> Non
     given = public_token()
     status, headers, _ = ask(f"{PUBLIC_HOST}/v2/")
     assert status == 401
-    assert headers["WWW-Authenticate"].startswith(f'Bearer realm="https://{PUBLIC_HOST}/token/"')
+    assert headers["WWW-Authenticate"].startswith(
+        f'Bearer realm="https://{PUBLIC_HOST}/token/"'
+    )
     assert ask(f"{PUBLIC_HOST}/v2/", f"Basic {given}")[0] == 400
     assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {given}")[0] == 200
     assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {token()}")[0] == 400
@@ -362,13 +400,17 @@ def test_the_public_registry_wants_bearer(ask: Registry, ecr: EcrStandIn) -> Non
     assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {given}")[0] == 400
 
 
-def test_the_public_registry_gives_bearer_tokens(ask: Registry, ecr: EcrStandIn) -> None:
+def test_the_public_registry_gives_bearer_tokens(
+    ask: Registry, ecr: EcrStandIn
+) -> None:
     question = f"{PUBLIC_HOST}/token/?service={PUBLIC_HOST}&scope=aws"
     assert ask(question, f"Basic {token()}")[0] == 400
     for authorization in (f"Basic {public_token()}", ""):
         status, _, body = ask(question, authorization)
         assert status == 200
-        assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {json.loads(body)['token']}")[0] == 200
+        assert (
+            ask(f"{PUBLIC_HOST}/v2/", f"Bearer {json.loads(body)['token']}")[0] == 200
+        )
 
 
 def test_the_proxy_knows_its_hosts(ask: Registry, registry: RegistryStandIn) -> None:
@@ -379,7 +421,9 @@ def test_the_proxy_knows_its_hosts(ask: Registry, registry: RegistryStandIn) -> 
     assert registry.told() == set()
 
 
-def test_a_certificate_for_another_host(ask: Registry, registry: RegistryStandIn) -> None:
+def test_a_certificate_for_another_host(
+    ask: Registry, registry: RegistryStandIn
+) -> None:
     registry.troubles[HOST] = Trouble(wrong_name=True)
     with pytest.raises(urllib.error.URLError, match="Hostname mismatch"):
         ask(f"{HOST}/v2/", f"Basic {token()}")
@@ -398,7 +442,9 @@ def test_troubles_of_a_registry(ask: Registry, registry: RegistryStandIn) -> Non
     assert ask(f"{HOST}/v2/", basic)[0] == 200
 
 
-def test_a_redirect_shows_who_sends_credentials_on(ask: Registry, registry: RegistryStandIn) -> None:
+def test_a_redirect_shows_who_sends_credentials_on(
+    ask: Registry, registry: RegistryStandIn
+) -> None:
     """urllib does, to any host: a client of ours must not follow."""
     other = HOST.replace(ACCOUNT, "210987654321")
     registry.troubles[HOST] = Trouble(status=302, location=f"https://{other}/v2/")

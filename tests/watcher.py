@@ -29,7 +29,10 @@ class Background:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop.set()
         self._thread.join()
@@ -62,8 +65,12 @@ class Watcher(Background):
 
     def _files(self) -> Iterator[tuple[Path, bytes]]:
         for folder in self.folders:
-            walked = os.walk(folder)  # which, unlike rglob, does not mind what has gone in between
-            for path in [Path(place, name) for place, _, names in walked for name in names]:
+            walked = os.walk(
+                folder
+            )  # which, unlike rglob, does not mind what has gone in between
+            for path in [
+                Path(place, name) for place, _, names in walked for name in names
+            ]:
                 try:
                     if path.is_file() and not path.is_symlink():
                         yield path, path.read_bytes()

@@ -22,7 +22,9 @@ except ImportError:  # Airflow 1.10 and 2
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/web_scraper:latest"
 CONN_ID = "docker_default"
-SCHEDULE = "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+SCHEDULE = (
+    "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+)
 DAILY = {SCHEDULE: "@daily", "start_date": datetime(2026, 1, 1), "catchup": False}
 
 with DAG("docker_from_ecr", **DAILY) as dag:

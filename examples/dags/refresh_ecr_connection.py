@@ -29,7 +29,9 @@ try:
     # lives an hour unless the server's AIRFLOW__API_AUTH__JWT_CLI_EXPIRATION_TIME says more: raise
     # that, or fetch one ahead of SYNC with `airflowctl auth token`, as in the README.
     AIRFLOW = "airflowctl"
-except ImportError:  # Airflow 1.10 and 2: a task reaches the database as its worker does
+except (
+    ImportError
+):  # Airflow 1.10 and 2: a task reaches the database as its worker does
     AIRFLOW = "airflow"
 
 REGION = "us-east-1"
@@ -37,7 +39,9 @@ IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/web_scraper:latest"
 CONN_ID = "docker_default"
 SYNC = f"ecr-airflow-sync --region {REGION} --conn-id {CONN_ID} --airflow {AIRFLOW}"
 
-SCHEDULE = "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+SCHEDULE = (
+    "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+)
 SINCE = {"start_date": datetime(2026, 1, 1), "catchup": False}
 
 with DAG("refresh_ecr_connection", **{SCHEDULE: "0 */6 * * *"}, **SINCE) as by_schedule:
@@ -45,6 +49,14 @@ with DAG("refresh_ecr_connection", **{SCHEDULE: "0 */6 * * *"}, **SINCE) as by_s
 
 with DAG("refresh_then_scrape", **{SCHEDULE: "@daily"}, **SINCE) as ahead:
     # Nothing to do while what this worker last wrote has six hours to live.
-    refresh = BashOperator(task_id="refresh", bash_command=f"{SYNC} --renew-before 6h", retries=3)
-    scrape = DockerOperator(task_id="scrape", image=IMAGE, docker_conn_id=CONN_ID, api_version="auto", force_pull=True)
+    refresh = BashOperator(
+        task_id="refresh", bash_command=f"{SYNC} --renew-before 6h", retries=3
+    )
+    scrape = DockerOperator(
+        task_id="scrape",
+        image=IMAGE,
+        docker_conn_id=CONN_ID,
+        api_version="auto",
+        force_pull=True,
+    )
     refresh >> scrape

@@ -26,7 +26,9 @@ except ImportError:
 
 REGION = "us-east-1"
 IMAGE = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/web_scraper:latest"
-SCHEDULE = "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+SCHEDULE = (
+    "schedule" if "schedule" in signature(DAG).parameters else "schedule_interval"
+)
 DAILY = {SCHEDULE: "@daily", "start_date": datetime(2026, 1, 1), "catchup": False}
 
 
@@ -34,13 +36,18 @@ class EcrDockerOperator(DockerOperator):
     """A DockerOperator whose token has at least six hours to live when it starts."""
 
     def execute(self, context: Any) -> Any:
-        from ecr_airflow_sync import Airflow, Connection, sync  # only where the task runs
+        from ecr_airflow_sync import Airflow, Target, sync  # only where the task runs
 
-        sync([Connection(self.docker_conn_id, REGION)], Airflow(AIRFLOW), renew_before=6 * 3600)
+        targets = [Target(self.docker_conn_id, REGION)]
+        sync(targets, Airflow(AIRFLOW), renew_before=6 * 3600)
         return super().execute(context)
 
 
 with DAG("sync_then_run", **DAILY) as dag:
     EcrDockerOperator(
-        task_id="scrape", image=IMAGE, docker_conn_id="docker_default", api_version="auto", force_pull=True
+        task_id="scrape",
+        image=IMAGE,
+        docker_conn_id="docker_default",
+        api_version="auto",
+        force_pull=True,
     )

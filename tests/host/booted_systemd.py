@@ -88,7 +88,9 @@ class Machine:
         self.path(path).write_text(text)
         self.path(path).chmod(mode)
 
-    def attempt(self, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def attempt(
+        self, *command: str, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in there, as root. ``stdout`` has both streams."""
         enter = ["nsenter", "--target", str(self.pid), *ENTER.split()]
         return subprocess.run(
@@ -105,7 +107,9 @@ class Machine:
     def run(self, *command: str, stdin: str = "") -> str:
         """What a command prints that must not fail."""
         done = self.attempt(*command, stdin=stdin)
-        assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}"
+        assert done.returncode == 0, (
+            f"{command} ended with {done.returncode}: {done.stdout}"
+        )
         return done.stdout
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
@@ -137,10 +141,26 @@ def boot(folder: Path, mounts: Mapping[str, Sequence[Path]]) -> Iterator[Machine
     layers = [(path, ":".join(map(str, folders))) for path, folders in mounts.items()]
     # When this process dies, the launcher does, and then all that it has launched.
     launcher = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"]
-    inner = ["sh", "-c", BOOT, "boot", str(folder), *(word for pair in layers for word in pair)]
+    inner = [
+        "sh",
+        "-c",
+        BOOT,
+        "boot",
+        str(folder),
+        *(word for pair in layers for word in pair),
+    ]
     bounding_set = ",".join(f"-{name}" for name in WITHOUT.split())
     process = subprocess.Popen(
-        ["sh", "-c", LAUNCH, "launch", str(cgroup), *launcher, *NAMESPACES.split(), *inner],
+        [
+            "sh",
+            "-c",
+            LAUNCH,
+            "launch",
+            str(cgroup),
+            *launcher,
+            *NAMESPACES.split(),
+            *inner,
+        ],
         env={"PATH": PATH, "SYSTEMD": SYSTEMD, "BOUNDING_SET": bounding_set},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -164,7 +184,9 @@ def _cgroup() -> Path:
     for tool in ("systemctl", "unshare", "nsenter", "setpriv"):
         if not shutil.which(tool):
             raise Unavailable(f"needs {tool}")
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    mounts = [
+        line.split() for line in Path("/proc/self/mounts").read_text().splitlines()
+    ]
     roots = [Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"]
     try:
         return Path(tempfile.mkdtemp(prefix="test-machine-", dir=roots[0]))
@@ -194,7 +216,9 @@ def _booted(process: subprocess.Popen[str]) -> Machine:
 
     def up() -> bool:
         if process.poll() is not None:
-            raise Unavailable(f"cannot boot systemd here: {process.communicate()[0].strip()}")
+            raise Unavailable(
+                f"cannot boot systemd here: {process.communicate()[0].strip()}"
+            )
         found[:] = [Machine(pid) for pid in _children(process)]
         return bool(found) and _is_up(found[0])
 

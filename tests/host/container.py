@@ -28,10 +28,17 @@ VARIABLES = {
     "LD_LIBRARY_PATH": "/opt/python/lib",
     "PATH": "/opt/airflow/bin:/bin",
 }
-VOLUMES = (*(f"/opt/{name}:/opt/{name}:ro" for name in ("airflow", "hanging", "python")), f"/srv/airflow:{HOME}")
+VOLUMES = (
+    *(f"/opt/{name}:/opt/{name}:ro" for name in ("airflow", "hanging", "python")),
+    f"/srv/airflow:{HOME}",
+)
 BUSYBOX = ("cat", "env", "id", "ls", "sh", "sleep")
 CLIENT = "/usr/local/bin/docker"
-STOP = ("sh", "-c", "docker stop --time=0 worker 2>&1 || systemctl stop trial-container")
+STOP = (
+    "sh",
+    "-c",
+    "docker stop --time=0 worker 2>&1 || systemctl stop trial-container",
+)
 
 # Plays `docker exec` with namespaces, and refuses all else.
 NAMESPACES = """#!/bin/sh
@@ -84,7 +91,11 @@ def of_namespaces(machine: Machine) -> Iterator[None]:
     unshare = "unshare --fork --kill-child --pid --mount --mount-proc"
     machine.run(*start.split(), *unshare.split(), "sh", "-ec", INSIDE)
     try:
-        wait_until(lambda: machine.attempt("pgrep", "--full", "^sleep infinity").returncode == 0)
+        wait_until(
+            lambda: (
+                machine.attempt("pgrep", "--full", "^sleep infinity").returncode == 0
+            )
+        )
         yield
     finally:
         machine.attempt("systemctl", "stop", "trial-container")
@@ -97,15 +108,26 @@ def _image() -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         libraries = _libraries()
-        folders = {parent for path in libraries for parent in path.parents if parent.name}
+        folders = {
+            parent for path in libraries for parent in path.parents if parent.name
+        }
         for folder in sorted({*folders, Path("/bin"), Path("/etc"), Path("/tmp")}):
-            _add(tar, str(folder), tarfile.DIRTYPE, mode=0o1777 if folder.name == "tmp" else 0o755)
+            _add(
+                tar,
+                str(folder),
+                tarfile.DIRTYPE,
+                mode=0o1777 if folder.name == "tmp" else 0o755,
+            )
         for library in libraries:
             _add(tar, str(library), content=library.read_bytes())
         _add(tar, "bin/busybox", content=Path("/bin/busybox").read_bytes())
         for name in BUSYBOX:
             _add(tar, f"bin/{name}", tarfile.SYMTYPE, link="busybox")
-        _add(tar, "etc/passwd", content=f"airflow:x:{UID}:{UID}::{HOME}:/bin/sh\n".encode())
+        _add(
+            tar,
+            "etc/passwd",
+            content=f"airflow:x:{UID}:{UID}::{HOME}:/bin/sh\n".encode(),
+        )
     return archive.getvalue()
 
 
@@ -128,6 +150,8 @@ def _libraries() -> set[Path]:
     python = (environment / "bin/python").resolve()
     folders = (environment, next(python.parent.parent.glob("lib/python*/lib-dynload")))
     linked = [str(path) for folder in folders for path in folder.rglob("*.so*")]
-    told = subprocess.run(["ldd", str(python), *linked], capture_output=True, text=True).stdout
+    told = subprocess.run(
+        ["ldd", str(python), *linked], capture_output=True, text=True
+    ).stdout
     words = {word for line in told.splitlines() for word in line.split()}
     return {Path(word) for word in words if word.startswith(("/lib", "/usr/lib"))}

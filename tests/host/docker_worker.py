@@ -70,7 +70,9 @@ def own_network() -> Iterator[None]:
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         if libc.unshare(CLONE_NEWNET):
-            raise Unavailable(f"no network of its own: {os.strerror(ctypes.get_errno())}")
+            raise Unavailable(
+                f"no network of its own: {os.strerror(ctypes.get_errno())}"
+            )
         with socket.socket() as any_socket:
             up = struct.pack("16sh14x", b"lo", IFF_UP)
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
@@ -111,7 +113,9 @@ class DockerWorker:
         leaked = any(token[200:260] in done.stdout for token in self.tokens())
         assert not leaked, "a token was printed"
         succeeded = done.returncode == 0
-        if self.version.startswith("3."):  # where the command succeeds, whatever the task does
+        if self.version.startswith(
+            "3."
+        ):  # where the command succeeds, whatever the task does
             succeeded = "new_state=success" in done.stdout
         return Task(succeeded, done.stdout)
 
@@ -119,7 +123,10 @@ class DockerWorker:
         """The environment in which Airflow's own Python has ecr-airflow-sync too."""
         ours = f"/opt/{SYNC}"
         (found,) = self.machine.path(ours).glob("lib/python3*/site-packages")
-        folders = [f"{ours}/lib/{found.parent.name}/site-packages", self.env.get("PYTHONPATH")]
+        folders = [
+            f"{ours}/lib/{found.parent.name}/site-packages",
+            self.env.get("PYTHONPATH"),
+        ]
         return {"PYTHONPATH": ":".join(filter(None, folders))}
 
     def reserialize(self) -> None:
@@ -138,11 +145,15 @@ class DockerWorker:
         """Leave today's token in ~/.docker/config.json, as `docker login` does."""
         auth = {"auth": base64.b64encode(f"AWS:{self.tokens()[-1]}".encode()).decode()}
         auths = {HOST: auth, f"https://{HOST}": auth}
-        self.machine.write("/root/.docker/config.json", json.dumps({"auths": auths}), 0o600)
+        self.machine.write(
+            "/root/.docker/config.json", json.dumps({"auths": auths}), 0o600
+        )
 
     def forget(self) -> None:
         """As before the first sync: no connection, no state, no image, no login."""
-        self._attempt("/opt/airflow/bin/airflow", "connections", "delete", "docker_default")
+        self._attempt(
+            "/opt/airflow/bin/airflow", "connections", "delete", "docker_default"
+        )
         self.machine.run("rm", "-rf", "/root/.docker", f"/root/.local/state/{SYNC}")
         self.docker("container", "prune", "--force")
         self.docker("image", "prune", "--all", "--force")
@@ -173,7 +184,11 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         front = RegistryFront(ecr, HOST, f"http://{BEHIND}", folder / "certificates")
         stack.enter_context(_serving(front))
         home, env = stack.enter_context(_airflow(version, folder))
-        shared = {HOME: [home], DAGS: [ROOT / "examples/dags"], str(airflowctl): [airflowctl]}
+        shared = {
+            HOME: [home],
+            DAGS: [ROOT / "examples/dags"],
+            str(airflowctl): [airflowctl],
+        }
         machine = stack.enter_context(boot(folder / "empty", {**mounts, **shared}))
         _start_docker(machine, front.ca.read_text())
         path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{airflowctl}/bin:/usr/bin:/bin"
@@ -188,7 +203,14 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
 def _install(package: str, version: str, folder: Path) -> Path:
     """A folder with that package and all that it needs, as old as that Airflow."""
     python, as_of = airflows.environment(version), airflows.RECIPES[version].as_of
-    options = ["--exclude-newer", as_of, "--python", str(python), "--target", f"{folder}/library"]
+    options = [
+        "--exclude-newer",
+        as_of,
+        "--python",
+        str(python),
+        "--target",
+        f"{folder}/library",
+    ]
     command = [uv.find_uv_bin(), "pip", "install", "--quiet", *options, package]
     subprocess.run(command, check=True)
     return folder / "library"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-PRUNES = ("docker container prune --force --filter until=24h", "docker image prune --all --force --filter until=24h")
+PRUNES = (
+    "docker container prune --force --filter until=24h",
+    "docker image prune --all --force --filter until=24h",
+)
 CALLS = "/mnt/docker-calls"  # where the caller may write there
 
 FAKE_DOCKER = f"""#!/bin/sh

@@ -21,11 +21,15 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, 
         airflow = airflows.environment(AIRFLOW)
         mounts = installed(airflow.resolve(), folder)
         airflows.home(AIRFLOW, folder / "home")
-        (folder / "home/airflow.cfg").unlink()  # it names the folder; Airflow writes a new one
+        (
+            folder / "home/airflow.cfg"
+        ).unlink()  # it names the folder; Airflow writes a new one
         for path in (folder / "home", *(folder / "home").rglob("*")):
             os.chown(path, UID, UID)
         (folder / "empty").mkdir()
-        with boot(folder / "empty", {**mounts, "/srv/airflow": [folder / "home"]}) as machine:
+        with boot(
+            folder / "empty", {**mounts, "/srv/airflow": [folder / "home"]}
+        ) as machine:
             set_up(machine)
             yield machine, folder / "home"
     except (Unavailable, airflows.Unavailable) as unavailable:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ecr_stand_in import EcrStandIn, QuietHandler
-from registry_stand_in import EXPIRED, INVALID, denied, login_and_password, make_certificates
+from registry_stand_in import (
+    EXPIRED,
+    INVALID,
+    denied,
+    login_and_password,
+    make_certificates,
+)
 
 PASSED_ON = ("Content-Type", "Content-Length", "Docker-Content-Digest", "ETag")
 
@@ -31,7 +37,9 @@ class RegistryFront(ThreadingHTTPServer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "front.pem", folder / "front.key")
         # The handshake is for the request's own thread: it must not keep others waiting.
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
         self.ca = folder / "ca.pem"
         self.ecr = ecr
         self.host = host
@@ -52,7 +60,9 @@ class _Handler(QuietHandler):
         if self.headers.get("Host") != self.server.host:
             self._send(404, b"", {})
         elif scheme.lower() != "basic":
-            realm = f'Basic realm="https://{self.server.host}/",service="ecr.amazonaws.com"'
+            realm = (
+                f'Basic realm="https://{self.server.host}/",service="ecr.amazonaws.com"'
+            )
             self._send(401, b"Not Authorized\n", {"WWW-Authenticate": realm})
         elif self.server.ecr.accepts(self.server.host, login, password):
             self._pass_on()
@@ -65,7 +75,9 @@ class _Handler(QuietHandler):
         self.do_GET()
 
     def _deny(self, status: int, message: str) -> None:
-        self._send(status, denied(status, message).body, {"Content-Type": "application/json"})
+        self._send(
+            status, denied(status, message).body, {"Content-Type": "application/json"}
+        )
 
     def _pass_on(self) -> None:
         headers = {"Accept": ", ".join(self.headers.get_all("Accept", []))}
@@ -77,7 +89,11 @@ class _Handler(QuietHandler):
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
-            told = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+            told = {
+                name: answer.headers[name]
+                for name in PASSED_ON
+                if name in answer.headers
+            }
             self._send(answer.status, answer.read(), told)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -63,14 +63,18 @@ def cron(machine: Machine, at: str, speed: int = 1) -> Iterator[Callable[[str], 
 
 def install(machine: Machine, user: str, crontab: str) -> None:
     machine.write("/etc/crontab.trial", crontab)
-    machine.run("setpriv", f"--reuid={user}", "--clear-groups", "crontab", "/etc/crontab.trial")
+    machine.run(
+        "setpriv", f"--reuid={user}", "--clear-groups", "crontab", "/etc/crontab.trial"
+    )
 
 
 def test_syntax(worker: Worker) -> None:
     prunes_too = EXAMPLE.replace(f"#{PRUNE}", PRUNE)
     for crontab in (EXAMPLE, prunes_too):
         worker.machine.write("/etc/crontab.trial", crontab)
-        assert "successfully checked" in worker.machine.run("crontab", "-n", "/etc/crontab.trial")
+        assert "successfully checked" in worker.machine.run(
+            "crontab", "-n", "/etc/crontab.trial"
+        )
     assert CRON_D.replace("* airflow ", "* ") == LINE
     assert "%" not in LINE + PRUNE
     assert EXAMPLE.endswith("\n")
@@ -95,13 +99,21 @@ def test_overlapping_one_is_skipped(worker: Worker, machine: Machine) -> None:
     with cron(machine, "00:29:58", speed=300) as said:  # half an hour in six seconds
         wait_until(lambda: said("CMD") == 2 and said("END") == 1)
         assert len(worker.ecr.calls) == 1
-        assert sum("python /opt/ecr-airflow-sync/" in process for process in worker.processes()) == 1
+        assert (
+            sum(
+                "python /opt/ecr-airflow-sync/" in process
+                for process in worker.processes()
+            )
+            == 1
+        )
         wait_until(worker.is_fresh)
     assert machine.path(MAIL).read_text() == ""
 
 
 def test_failure_is_mailed(worker: Worker, machine: Machine) -> None:
-    worker.ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="Not you")
+    worker.ecr.faults["us-east-1"] = Fault(
+        code="AccessDeniedException", message="Not you"
+    )
     install(machine, "airflow", EXAMPLE)
     with cron(machine, "00:29:58") as said:
         wait_until(lambda: said("END"))
@@ -131,5 +143,7 @@ def test_prune_line(machine: Machine) -> None:
     install(machine, "root", "".join([*VARIABLES, PRUNE]))
     with cron(machine, "03:16:58") as said:
         wait_until(lambda: said("END"))
-    assert machine.path(CALLS).read_text().splitlines() == [f"root: {prune}" for prune in PRUNES]
+    assert machine.path(CALLS).read_text().splitlines() == [
+        f"root: {prune}" for prune in PRUNES
+    ]
     assert machine.path(MAIL).read_text() == ""

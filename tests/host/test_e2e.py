@@ -23,7 +23,9 @@ PULLED = ("/v2/web_scraper/manifests/latest", 200)
 
 
 @pytest.fixture(scope="module", params=["1.10.15", "2.11.2", "3.3.2"])
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerWorker]:
+def prepared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DockerWorker]:
     """A worker with each Airflow. The host is to stay as it was."""
     before = of_the_host()
     try:
@@ -42,15 +44,30 @@ def worker(prepared: DockerWorker) -> DockerWorker:
 
 def of_the_host() -> dict[str, tuple[int, int]]:
     """What must stay as it is: when it was changed, and its size."""
-    roots = ("/etc/docker", "/etc/hosts", "/root/.docker", "/run/docker.sock", "/var/lib/docker")
+    roots = (
+        "/etc/docker",
+        "/etc/hosts",
+        "/root/.docker",
+        "/run/docker.sock",
+        "/var/lib/docker",
+    )
     paths = [Path(root) for root in roots]
-    paths += [path for root in ("/etc/docker", "/root/.docker") for path in Path(root).rglob("*")]
+    paths += [
+        path
+        for root in ("/etc/docker", "/root/.docker")
+        for path in Path(root).rglob("*")
+    ]
     found = [(path, path.stat()) for path in paths if path.exists()]
     names = {f"network {os.readlink('/proc/thread-self/ns/net')}": (0, 0)}
-    return {**names, **{str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found}}
+    return {
+        **names,
+        **{str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found},
+    }
 
 
-def assert_scrapes(worker: DockerWorker, dag: str = "docker_from_ecr", **env: str) -> None:
+def assert_scrapes(
+    worker: DockerWorker, dag: str = "docker_from_ecr", **env: str
+) -> None:
     """The image comes from the registry, and the container runs."""
     worker.registry.answers.clear()
     ended = worker.task(dag, "scrape", **env)
@@ -75,7 +92,9 @@ def test_no_connection_no_pull(worker: DockerWorker) -> None:
     assert worker.registry.answers == []
 
 
-def test_works_until_the_token_expires_and_again_after_a_sync(worker: DockerWorker) -> None:
+def test_works_until_the_token_expires_and_again_after_a_sync(
+    worker: DockerWorker,
+) -> None:
     worker.sync()
     assert_scrapes(worker)
     worker.ecr.ahead = 13 * HOUR
@@ -108,7 +127,11 @@ def test_refresh_on_a_schedule(worker: DockerWorker) -> None:
 
 
 def test_refresh_ahead(worker: DockerWorker) -> None:
-    for lifetime, calls in ((5, 1), (12, 2), (12, 2)):  # what has less than six hours is renewed
+    for lifetime, calls in (
+        (5, 1),
+        (12, 2),
+        (12, 2),
+    ):  # what has less than six hours is renewed
         worker.ecr.lifetime = lifetime * HOUR
         ended = worker.task("refresh_then_scrape", "refresh")
         assert ended.succeeded, ended.log[-4000:]

@@ -28,10 +28,15 @@ import signal, subprocess, time
 subprocess.Popen(["sleep", "600"])
 time.sleep(600)
 """
-CONF = {n: (ROOT / f"examples/systemd/{n}.conf").read_text() for n in ("docker", "sudo")}
-SUDOERS = "".join(re.findall(r"^#     ((?:ecr-sync|Defaults).*\n)", CONF["sudo"], re.MULTILINE))
+CONF = {
+    n: (ROOT / f"examples/systemd/{n}.conf").read_text() for n in ("docker", "sudo")
+}
+SUDOERS = "".join(
+    re.findall(r"^#     ((?:ecr-sync|Defaults).*\n)", CONF["sudo"], re.MULTILINE)
+)
 needs_cron = pytest.mark.skipif(
-    not (shutil.which("cron", path="/usr/sbin") and shutil.which("faketime")), reason="needs cron and faketime"
+    not (shutil.which("cron", path="/usr/sbin") and shutil.which("faketime")),
+    reason="needs cron and faketime",
 )
 once = pytest.mark.parametrize("by_sudo", ["use_pty"], indirect=True)
 real = pytest.mark.parametrize("contained", ["docker"], indirect=True)
@@ -53,7 +58,12 @@ class Asker:
     def run(self, airflow: str, *options: str) -> tuple[int, str]:
         """As cron would: exit status, and both streams. No token may be seen by anybody."""
         line = f'set -a; . /etc/default/{SYNC}; exec /opt/{SYNC}/bin/{SYNC} "$@"'
-        become = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups"]
+        become = [
+            "setpriv",
+            f"--reuid={self.name}",
+            f"--regid={self.name}",
+            "--init-groups",
+        ]
         bare = ["env", "-i", "HOME=/home/ecr-sync", "PATH=/usr/local/bin:/usr/bin:/bin"]
         command = ["sh", "-c", line, "cron", "--airflow", airflow, *options]
         with Watcher(self.worker.tokens) as watcher:
@@ -74,9 +84,13 @@ class Asker:
 
     def left(self) -> list[str]:
         """What runs as airflow, but for the container itself, and what it has not reaped."""
-        told = self.machine.attempt("ps", "--user=airflow", "--format=stat=,args=").stdout
+        told = self.machine.attempt(
+            "ps", "--user=airflow", "--format=stat=,args="
+        ).stdout
         rows = [line.split(None, 1) for line in told.splitlines()]
-        return [args for state, args in rows if state[0] != "Z" and args != "sleep infinity"]
+        return [
+            args for state, args in rows if state[0] != "Z" and args != "sleep infinity"
+        ]
 
     def hang(self, how: str, prefix: str, *inside: str) -> None:
         """Assert that an Airflow without an end is ended, with its child and its folder."""
@@ -87,7 +101,9 @@ class Asker:
         try:
             wait_until(lambda: self.left() == [], 5)
         finally:
-            self.machine.attempt("pkill", "--signal=KILL", "--uid=airflow", "--full", "sleep 600|hanging")
+            self.machine.attempt(
+                "pkill", "--signal=KILL", "--uid=airflow", "--full", "sleep 600|hanging"
+            )
         assert self.machine.run(*inside, "ls", "/tmp").count(SYNC) == 0
 
 
@@ -122,7 +138,9 @@ def contained(asker: Asker, request: pytest.FixtureRequest) -> Iterator[Asker]:
     asker.machine.write(HANGING, "")  # its folder is there when the container starts
     with contextlib.ExitStack() as stack:
         if request.param == "docker":
-            missing = [p for p in ("/usr/sbin/dockerd", "/bin/busybox") if not shutil.which(p)]
+            missing = [
+                p for p in ("/usr/sbin/dockerd", "/bin/busybox") if not shutil.which(p)
+            ]
             if missing:
                 pytest.skip(f"needs {missing[0]}; namespaces stand for it")
             stack.enter_context(container.of_docker(asker.machine))
@@ -134,7 +152,10 @@ def contained(asker: Asker, request: pytest.FixtureRequest) -> Iterator[Asker]:
 
 def test_sudo(by_sudo: Asker) -> None:
     status, told = by_sudo.run(SUDO)
-    assert "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import" in told
+    assert (
+        "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import"
+        in told
+    )
     assert status == 0
     assert by_sudo.worker.is_fresh()
 
@@ -144,7 +165,10 @@ def test_sudo(by_sudo: Asker) -> None:
 def test_sudo_refuses(by_sudo: Asker, change: str) -> None:
     airflow = SUDO.replace("-u airflow", change)
     words = "a password is required (exit status 1)"
-    assert by_sudo.run(airflow, "--quiet") == (1, f"docker_default: {airflow}: sudo: {words}\n")
+    assert by_sudo.run(airflow, "--quiet") == (
+        1,
+        f"docker_default: {airflow}: sudo: {words}\n",
+    )
 
 
 @each_hang
@@ -167,17 +191,25 @@ def test_sudo_unit_opens_no_more_than_it_must(by_sudo: Asker) -> None:
         needed = [line for line in needed if re.match("User|NoNew|Cap|PrivateU", line)]
     for line in needed:
         by_sudo.serve("\n".join(other for other in lines if other != line), SUDO)
-        assert by_sudo.worker.result() == ("failed", "exit-code"), f"{line} is not needed"
+        assert by_sudo.worker.result() == ("failed", "exit-code"), (
+            f"{line} is not needed"
+        )
 
 
 def test_docker_exec(contained: Asker) -> None:
     status, told = contained.run(DOCKER)
-    assert "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /inside, import" in told
+    assert (
+        "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /inside, import" in told
+    )
     assert status == 0
     assert contained.worker.is_fresh()
     traces = contained.worker.traces()
-    assert [trace for trace in traces if not trace.startswith("grep: /run/trial/netns/")] == []
-    assert SYNC not in contained.machine.run("docker", "exec", "-i", "worker", "ls", "/tmp")
+    assert [
+        trace for trace in traces if not trace.startswith("grep: /run/trial/netns/")
+    ] == []
+    assert SYNC not in contained.machine.run(
+        "docker", "exec", "-i", "worker", "ls", "/tmp"
+    )
 
 
 def test_not_running(contained: Asker) -> None:
@@ -191,8 +223,14 @@ def test_not_running(contained: Asker) -> None:
 @real
 def test_what_docker_says(contained: Asker) -> None:
     for airflow, words in (
-        ("docker exec -i nobody airflow", "Error: No such container: nobody (exit status 1)"),
-        ("docker exec -i worker nothing", "not found, with PATH /opt/airflow/bin:/bin; name the"),
+        (
+            "docker exec -i nobody airflow",
+            "Error: No such container: nobody (exit status 1)",
+        ),
+        (
+            "docker exec -i worker nothing",
+            "not found, with PATH /opt/airflow/bin:/bin; name the",
+        ),
     ):
         status, told = contained.run(airflow, "--quiet")
         assert (status, told.count("\n")) == (1, 1)
@@ -206,7 +244,9 @@ def test_timeout_ends_what_is_inside(contained: Asker, how: str) -> None:
 
 
 @real
-@pytest.mark.parametrize("user", ["", "User=in-the-image\nDynamicUser=yes\n"], ids=["", "dynamic"])
+@pytest.mark.parametrize(
+    "user", ["", "User=in-the-image\nDynamicUser=yes\n"], ids=["", "dynamic"]
+)
 def test_docker_unit(contained: Asker, user: str) -> None:
     contained.serve(CONF["docker"] + user, DOCKER)
     told = contained.machine.journal("--unit", SERVICE)

@@ -52,7 +52,9 @@ class Docker:
     def start(self) -> None:
         run = "systemd-run --quiet --unit=trial-docker --property=PrivateNetwork=yes"
         self.machine.run(*run.split(), *DOCKERD.split())
-        wait_until(lambda: self.machine.attempt("/usr/bin/docker", "info").returncode == 0)
+        wait_until(
+            lambda: self.machine.attempt("/usr/bin/docker", "info").returncode == 0
+        )
 
     def stop(self) -> None:
         self.machine.run("systemctl", "stop", "trial-docker")
@@ -68,7 +70,9 @@ class Docker:
 
     def backdate(self, container: str, age: timedelta) -> None:
         """Give a container another date of creation, while the daemon rests."""
-        for path in self.machine.path("/var/lib/trial/containers").glob("*/config.v2.json"):
+        for path in self.machine.path("/var/lib/trial/containers").glob(
+            "*/config.v2.json"
+        ):
             config = json.loads(path.read_text())
             if config["Name"] == f"/{container}":
                 path.write_text(json.dumps({**config, "Created": _time(NOW - age)}))
@@ -105,9 +109,18 @@ def _image(name: str, built: datetime) -> bytes:
         "os": "linux",
         "created": _time(built),
         "config": {"Cmd": ["/bin/sleep", "1000"], "Labels": {"name": name}},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],
+        },
     }
-    manifest = [{"Config": "config.json", "RepoTags": [f"{name}:latest"], "Layers": ["layer.tar"]}]
+    manifest = [
+        {
+            "Config": "config.json",
+            "RepoTags": [f"{name}:latest"],
+            "Layers": ["layer.tar"],
+        }
+    ]
     files = {"config.json": json.dumps(config), "manifest.json": json.dumps(manifest)}
     return _tar({"layer.tar": layer, **{k: v.encode() for k, v in files.items()}})
 
@@ -157,4 +170,7 @@ def test_rests_without_docker(machine: Machine, missing: str) -> None:
     machine.write("/run/docker.sock", "")
     machine.path(missing).unlink()
     machine.run("systemctl", "start", SERVICE)
-    assert machine.show(SERVICE, "ConditionResult", "Result") == {"ConditionResult": "no", "Result": "success"}
+    assert machine.show(SERVICE, "ConditionResult", "Result") == {
+        "ConditionResult": "no",
+        "Result": "success",
+    }

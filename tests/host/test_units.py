@@ -23,7 +23,10 @@ HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_has_nothing_to_say(worker: Worker, unit: str) -> None:
-    assert worker.machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}") == ""
+    assert (
+        worker.machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}")
+        == ""
+    )
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.endswith(".service")])
@@ -47,15 +50,23 @@ def test_environment_file_is_the_same_to_systemd_and_sh(worker: Worker) -> None:
     shipped = (ROOT / f"systemd/{SYNC}.default").read_text()
     expected = dict(re.findall("^#?([A-Z_]+)='([^']*)'$", shipped, re.MULTILINE))
     assert len(expected) > 20
-    assert len(expected) == len(re.findall("^(?:#?[A-Z_]+=|[^#\n])", shipped, re.MULTILINE))
-    expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = r"mysql://a:%24\$HOME\"p w\"@h/d?x=1;#y"
+    assert len(expected) == len(
+        re.findall("^(?:#?[A-Z_]+=|[^#\n])", shipped, re.MULTILINE)
+    )
+    expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = (
+        r"mysql://a:%24\$HOME\"p w\"@h/d?x=1;#y"
+    )
     lines = [f"{name}='{value}'\n" for name, value in expected.items()]
     worker.machine.write("/etc/trial", "".join(lines))
-    by_systemd = "systemd-run --quiet --wait --pipe --property=EnvironmentFile=/etc/trial env"
+    by_systemd = (
+        "systemd-run --quiet --wait --pipe --property=EnvironmentFile=/etc/trial env"
+    )
     by_sh = ("sh", "-c", "set -a; . /etc/trial; env")
     for command in (by_systemd.split(), by_sh):
         told = worker.machine.run(*command).splitlines()
-        assert expected == {k: v for k, _, v in (t.partition("=") for t in told) if k in expected}
+        assert expected == {
+            k: v for k, _, v in (t.partition("=") for t in told) if k in expected
+        }
 
 
 def test_by_hand(worker: Worker) -> None:
@@ -64,9 +75,16 @@ def test_by_hand(worker: Worker) -> None:
     reader = airflows.on_database(reader, f"sqlite:///{worker.home}/airflow.db")
     found = airflows.connection(AIRFLOW, reader, "docker_default") or {}
     assert found.pop("password") == worker.tokens()[-1] or pytest.fail("another token")
-    assert (found["conn_type"], found["host"], found["login"]) == ("docker", HOST, "AWS")
+    assert (found["conn_type"], found["host"], found["login"]) == (
+        "docker",
+        HOST,
+        "AWS",
+    )
     told = worker.machine.journal("--unit", SERVICE)
-    assert "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import" in told
+    assert (
+        "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import"
+        in told
+    )
     assert f"docker_default  written  {HOST}, valid for 1" in told
     state = worker.machine.path(f"/var/lib/{SYNC}").stat()
     assert (state.st_uid, state.st_mode & 0o777) == (worker.home.stat().st_uid, 0o755)
@@ -80,7 +98,12 @@ def last_fired(worker: Worker, when: str) -> None:
 
 
 def test_fires_by_itself_twice(worker: Worker) -> None:
-    every_five = ("OnCalendar=", "OnCalendar=*:*:0/5", "RandomizedDelaySec=0", "AccuracySec=1ms")
+    every_five = (
+        "OnCalendar=",
+        "OnCalendar=*:*:0/5",
+        "RandomizedDelaySec=0",
+        "AccuracySec=1ms",
+    )
     worker.drop_in(TIMER, "[Timer]", *every_five)
     last_fired(worker, "now")
     worker.machine.run("systemctl", "start", TIMER)
@@ -94,7 +117,9 @@ def test_fires_by_itself_twice(worker: Worker) -> None:
 
 
 def test_makes_up_for_a_missed_run(worker: Worker) -> None:
-    worker.drop_in(TIMER, "[Timer]", "OnCalendar=", "OnCalendar=weekly", "RandomizedDelaySec=0")
+    worker.drop_in(
+        TIMER, "[Timer]", "OnCalendar=", "OnCalendar=weekly", "RandomizedDelaySec=0"
+    )
     for last, calls in (("now", 0), ("8 days ago", 1)):
         last_fired(worker, last)
         worker.machine.run("systemctl", "start", TIMER)
@@ -107,7 +132,8 @@ def test_makes_up_for_a_missed_run(worker: Worker) -> None:
 
 def test_denied(worker: Worker) -> None:
     worker.ecr.faults["us-east-1"] = Fault(
-        code="AccessDeniedException", message="User: arn:aws:iam::123456789012:user/worker is not authorized"
+        code="AccessDeniedException",
+        message="User: arn:aws:iam::123456789012:user/worker is not authorized",
     )
     before = worker.password()
     assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
@@ -123,14 +149,21 @@ def test_denied(worker: Worker) -> None:
 
 def test_overlapping_starts_run_once(worker: Worker) -> None:
     worker.ecr.faults["us-east-1"] = Fault(delay=2, times=1)
-    every_second = ("OnCalendar=", "OnCalendar=*:*:*", "RandomizedDelaySec=0", "AccuracySec=1ms")
+    every_second = (
+        "OnCalendar=",
+        "OnCalendar=*:*:*",
+        "RandomizedDelaySec=0",
+        "AccuracySec=1ms",
+    )
     worker.drop_in(TIMER, "[Timer]", *every_second)
     worker.machine.run("systemctl", "start", "--no-block", SERVICE)
     wait_until(lambda: worker.ecr.calls)
     worker.machine.run("systemctl", "start", TIMER)
     time.sleep(1.5)
     worker.machine.run("systemctl", "stop", TIMER)
-    worker.machine.run("systemctl", "start", SERVICE)  # joins the one that runs, and waits
+    worker.machine.run(
+        "systemctl", "start", SERVICE
+    )  # joins the one that runs, and waits
     assert worker.ecr.calls == [Call("us-east-1", ())]
     assert worker.is_fresh()
 
@@ -145,7 +178,9 @@ def test_takes_too_long(worker: Worker) -> None:
 def test_stopped_in_a_run(worker: Worker) -> None:
     before = worker.password()
     with contextlib.closing(sqlite3.connect(worker.home / "airflow.db")) as database:
-        database.execute("BEGIN EXCLUSIVE")  # Airflow has to wait, with the token at hand
+        database.execute(
+            "BEGIN EXCLUSIVE"
+        )  # Airflow has to wait, with the token at hand
         worker.machine.run("systemctl", "start", "--no-block", SERVICE)
         wait_until(lambda: "/srv/airflow/airflow.db" in worker.open_files())
         assert len(worker.processes()) == 2

@@ -44,7 +44,9 @@ class Worker:
         self.machine.run("chgrp", "airflow", f"/etc/default/{SYNC}")
 
     def drop_in(self, unit: str, *lines: str) -> None:
-        self.machine.write(f"/run/systemd/system/{unit}.d/test.conf", "\n".join(lines) + "\n")
+        self.machine.write(
+            f"/run/systemd/system/{unit}.d/test.conf", "\n".join(lines) + "\n"
+        )
         self.machine.run("systemctl", "daemon-reload")
 
     def tokens(self) -> list[str]:
@@ -62,12 +64,16 @@ class Worker:
 
     def processes(self) -> list[str]:
         """The arguments of what runs as airflow."""
-        return self.machine.attempt("pgrep", "--list-full", "--uid", "airflow").stdout.splitlines()
+        return self.machine.attempt(
+            "pgrep", "--list-full", "--uid", "airflow"
+        ).stdout.splitlines()
 
     def open_files(self) -> str:
         """What those processes have open."""
         pids = [line.split()[0] for line in self.processes()]
-        return self.machine.attempt("ls", "-l", *(f"/proc/{pid}/fd" for pid in pids)).stdout
+        return self.machine.attempt(
+            "ls", "-l", *(f"/proc/{pid}/fd" for pid in pids)
+        ).stdout
 
     def result(self) -> tuple[str, str]:
         """The service's state, and how its last run ended."""
@@ -82,12 +88,16 @@ class Worker:
         """The files with part of a token in them, and the journal if it has one."""
         forms = [form for t in self.tokens() for form in (t, _base64(f"AWS:{t}"))]
         pieces = [form[200:260] for form in forms]
-        self.machine.write("/media/pieces", "".join(f"{piece}\n" for piece in pieces), 0o600)
+        self.machine.write(
+            "/media/pieces", "".join(f"{piece}\n" for piece in pieces), 0o600
+        )
         places = "/dev/shm /etc /home /mnt /opt /run /srv /srv/airflow /tmp /var"
         search = "-xdev -type f -newer /etc/fstab -exec grep -lF -f /media/pieces {} +"
         files = self.machine.attempt("find", *places.split(), *search.split())
         journal = self.machine.journal()
-        return files.stdout.splitlines() + ["journal"] * any(p in journal for p in pieces)
+        return files.stdout.splitlines() + ["journal"] * any(
+            p in journal for p in pieces
+        )
 
 
 def _base64(text: str) -> str:
@@ -101,16 +111,26 @@ def installed(airflow: Path, folder: Path) -> dict[str, list[Path]]:
     """
     python = airflow / "bin/python"
     show_base = [str(python), "-c", "import sys; print(sys.base_prefix)"]
-    base = subprocess.run(show_base, check=True, capture_output=True, text=True).stdout.strip()
+    base = subprocess.run(
+        show_base, check=True, capture_output=True, text=True
+    ).stdout.strip()
     ours = folder / "venv"
     source = folder / "source"  # a copy, because building leaves files beside it
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build"))
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build")
+    )
     install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(ours)]
-    for command in (["venv", "--quiet", "--python", str(python), str(ours)], [*install, "."]):
+    for command in (
+        ["venv", "--quiet", "--python", str(python), str(ours)],
+        [*install, "."],
+    ):
         subprocess.run([uv.find_uv_bin(), *command], check=True, cwd=source)
     return {
         "/opt/python": [Path(base)],
-        "/opt/airflow": [_moved(airflow, "/opt/airflow", "airflow", base, folder), airflow],
+        "/opt/airflow": [
+            _moved(airflow, "/opt/airflow", "airflow", base, folder),
+            airflow,
+        ],
         f"/opt/{SYNC}": [_moved(ours, f"/opt/{SYNC}", SYNC, base, folder), ours],
     }
 
@@ -121,7 +141,9 @@ def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> 
     (layer / "bin").mkdir(parents=True)
     for name in ("pyvenv.cfg", f"bin/{script}"):
         text = (environment / name).read_text()
-        (layer / name).write_text(text.replace(str(environment), to).replace(base, "/opt/python"))
+        (layer / name).write_text(
+            text.replace(str(environment), to).replace(base, "/opt/python")
+        )
         (layer / name).chmod(0o755)
     python = (environment / "bin/python").resolve().name
     (layer / "bin/python").symlink_to(f"/opt/python/bin/{python}")
@@ -130,7 +152,15 @@ def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> 
 
 def set_up(machine: Machine) -> None:
     """What the README says to do as root, and a user airflow."""
-    machine.run("useradd", "--uid", str(UID), "--create-home", "--shell", "/bin/false", "airflow")
+    machine.run(
+        "useradd",
+        "--uid",
+        str(UID),
+        "--create-home",
+        "--shell",
+        "/bin/false",
+        "airflow",
+    )
     # An interpreter may look for its own library where it was before.
     machine.write("/etc/ld.so.conf.d/python.conf", "/opt/python/lib\n")
     machine.run("ldconfig")

@@ -1,0 +1,1 @@
+"""The rooms behind the command ecr-airflow-sync. Private: import ecr_airflow_sync."""

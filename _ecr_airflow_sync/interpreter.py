@@ -1,0 +1,219 @@
+"""A process of Airflow's own Python: start it, ask it, end it. It runs in_airflow.py.
+
+Two threads stand at its pipes, so that whoever waits for it can wait with a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shlex
+import signal
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
+from typing import IO, Any, Iterator, cast
+
+from .airflow_syntax import Outcome, Request
+from .errors import StepFailed
+from .masking import mask
+from .side_by_side import start_thread
+
+GRACE = 5.0  # seconds in which the process may end by itself
+GRACE_TO_FINISH = 20.0  # seconds for what must not be interrupted
+LOOK_EVERY = 1.0  # seconds
+LONGEST_PIECE = 65536  # bytes of a line that are read at once
+MOST_OUTPUT = 4_000_000  # bytes of what is printed that are kept
+LONGEST_REASON = 500  # characters
+
+
+@contextmanager
+def run_interpreter(command: str, timeout: float) -> Iterator[Interpreter]:
+    """The interpreter behind a command line that ends in the airflow script.
+
+    It and what it has started have ended when the with block has. ``timeout`` is how
+    many seconds all its answers together may take. Raises StepFailed.
+    """
+    marker = os.urandom(16).hex()
+    process = _start_process(command, marker)
+    interpreter = Interpreter(command, timeout, process, marker)
+    at_once = True  # after an exception, Ctrl-C and SIGTERM too
+    try:
+        interpreter.attach()
+        yield interpreter
+        at_once = False
+    finally:
+        interpreter.end(at_once)
+
+
+def _start_process(command: str, marker: str) -> Popen[bytes]:
+    """The process, in a session of its own: it and its children end as one group."""
+    *prefix, script = shlex.split(command)
+    argv = [*prefix, "sh", "-c", _read_file("start_interpreter.sh"), script, marker]
+    try:
+        return Popen(
+            argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        why = f"cannot run {argv[0]}: {error.strerror}"
+        raise StepFailed(f"{why}; check --airflow, PATH") from None
+
+
+def _find_file(name: str) -> str:
+    return os.path.join(os.path.dirname(__file__), name)
+
+
+def _read_file(name: str) -> str:
+    with open(_find_file(name), encoding="utf-8") as file:
+        return file.read()
+
+
+class Interpreter:
+    """Asks the process one request at a time.
+
+    Its methods raise StepFailed where no answer comes; then none will come any more.
+    """
+
+    def __init__(
+        self, command: str, timeout: float, process: Popen[bytes], marker: str
+    ) -> None:
+        self._command = command
+        self._timeout = timeout
+        self._process = process
+        self._stdin = cast(IO[bytes], process.stdin)
+        self._stdout = cast(IO[bytes], process.stdout)
+        self._marker = marker.encode()
+        self._seconds_left = timeout
+        self._unanswered = 0
+        self._must_finish = False
+        self._failure: StepFailed | None = None
+        # Lines for the two threads; b"" is the end. What is printed is bounded: who
+        # prints without end has to wait.
+        self._to_write: queue.Queue[bytes] = queue.Queue()
+        self._printed: queue.Queue[bytes] = queue.Queue(maxsize=100)
+
+    def attach(self) -> None:
+        start_thread(self._write_lines)
+        start_thread(self._read_lines)
+
+    def greet(self) -> dict[str, Any]:
+        """Send the program; returns what it says of its Airflow (see in_airflow.py)."""
+        program = _read_file("in_airflow.py")
+        path = _find_file("in_airflow.py")
+        self._send({"source": program, "filename": path, "mode": "exec"})
+        self._unanswered += 1
+        facts, _ = self._receive()
+        return facts
+
+    def ask(self, request: Request) -> list[Outcome]:
+        """How the commands ended."""
+        self.send(request)
+        return self.receive(request)
+
+    def send(self, request: Request, run_name: str = "__main__") -> None:
+        """Have the script run under that __name__, without waiting for the end."""
+        self._must_finish = request.uninterrupted
+        self._unanswered += len(request.commands)
+        self._send(
+            {
+                "commands": request.commands,
+                "file": request.file,
+                "uninterrupted": request.uninterrupted,
+                "run_name": run_name,
+                # A little more than ours, so that ours comes first where it reaches.
+                "seconds": self._seconds_left + 1,
+            }
+        )
+
+    def receive(self, request: Request) -> list[Outcome]:
+        """How the commands of an earlier request ended."""
+        outcomes = []
+        for _ in request.commands:
+            facts, printed = self._receive()
+            outcomes.append(Outcome(facts["status"], printed))
+        return outcomes
+
+    def end(self, at_once: bool) -> None:
+        """Wait for the process to end by itself, then make it end."""
+        self._to_write.put(b"")
+        if not at_once and not self._unanswered and self._has_ended(GRACE):
+            return
+        self._signal(signal.SIGTERM)
+        if self._has_ended(GRACE_TO_FINISH if self._must_finish else GRACE):
+            return
+        self._signal(signal.SIGKILL)
+        self._has_ended(GRACE)
+
+    def _has_ended(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except TimeoutExpired:
+            return False
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(OSError):  # it is gone, or another user's
+            os.killpg(self._process.pid, number)
+
+    def _send(self, document: dict[str, Any]) -> None:
+        self._to_write.put(f"{json.dumps(document)}\n".encode())
+
+    def _write_lines(self) -> None:
+        """In a thread: a process that does not read blocks it. At the end, close."""
+        with suppress(OSError), self._stdin as pipe:  # the answers will tell
+            for line in iter(self._to_write.get, b""):
+                pipe.write(line)
+                pipe.flush()
+
+    def _read_lines(self) -> None:
+        """In a thread: it ends with the process and all that hold its stdout."""
+        with self._stdout as pipe:
+            for line in iter(partial(pipe.readline, LONGEST_PIECE), b""):
+                self._printed.put(line)
+        self._printed.put(b"")
+
+    def _receive(self) -> tuple[dict[str, Any], str]:
+        """The next answer, and what was printed before it."""
+        if self._failure:
+            raise self._failure
+        deadline = time.monotonic() + self._seconds_left
+        printed = bytearray()
+        while True:
+            line = self._wait_for_line(deadline)
+            if not line:
+                self._failure = self._explain_end(bytes(printed), deadline)
+                raise self._failure
+            if line.startswith(self._marker):
+                break
+            printed += line
+            del printed[:-MOST_OUTPUT]
+        self._seconds_left = deadline - time.monotonic()
+        self._unanswered -= 1
+        facts: dict[str, Any] = json.loads(line[len(self._marker) :])
+        # A line feed always comes before the marker.
+        return facts, printed[:-1].decode("utf-8", "replace")
+
+    def _wait_for_line(self, deadline: float) -> bytes:
+        """b"" where the process has ended, or the deadline has passed."""
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return b""
+            with suppress(queue.Empty):
+                return self._printed.get(timeout=min(left, LOOK_EVERY))
+            if self._process.poll() is not None:
+                return b""  # though a child of its may still hold stdout
+
+    def _explain_end(self, printed: bytes, deadline: float) -> StepFailed:
+        if time.monotonic() >= deadline:
+            why = f"killed after {self._timeout:g} s without an end; see --timeout"
+            return StepFailed(f"{self._command}: {why}")
+        self._has_ended(GRACE)
+        text = printed.decode("utf-8", "replace")
+        # What `connections get` prints begins with [{, and holds secrets.
+        said = re.findall(r"^(?!\[\{).*\S", text, re.MULTILINE) or ["it said nothing"]
+        why = f"{said[-1]} (exit status {self._process.returncode})"
+        return StepFailed(mask(f"{self._command}: {why}")[:LONGEST_REASON])

@@ -1,0 +1,63 @@
+"""Advice: each row of the tables answers its own sample, and no row before it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from _ecr_airflow_sync import airflow_errors, aws_errors
+from _ecr_airflow_sync.airflow_syntax import Outcome
+from _ecr_airflow_sync.errors import Advice, SyncError, advise
+from _ecr_airflow_sync.model import Result
+
+TABLES = [aws_errors.ADVICE, airflow_errors.ADVICE]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=["AWS", "Airflow"])
+def test_each_advice_answers_its_sample(table: tuple[Advice, ...]) -> None:
+    for advice in table:
+        assert advise(advice.sample, table) == advice.next_step
+
+
+def test_no_advice_for_what_nobody_knows() -> None:
+    assert advise("it rained", aws_errors.ADVICE) == ""
+
+
+CHAINED = """\
+Traceback (most recent call last):
+  File "db.py", line 1, in connect
+psycopg2.OperationalError: Connection refused
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "orm.py", line 1, in session
+sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) Connection refused
+(Background on this error at: https://sqlalche.me/e/20/e3q8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "said"),
+    [
+        ("", 0, "it said nothing"),
+        ("one\n\ntwo\n", 1, "two"),
+        ("Imported a\nCould not import b, sorry\ndone\n", 0, "Could not import b, sorry"),
+        ("Imported a\ndone\n", 0, "done"),
+        (CHAINED, 1, "psycopg2.OperationalError: Connection refused"),
+        ("Traceback (most recent call last):\nx.Error: y\ncommand failed due to z\n", 1, "command failed due to z"),
+        ("Traceback (most recent call last):\n  File x\n", 1, "File x"),
+        ("x " * 400, 1, ("x " * 400)[:500]),
+    ],
+)  # fmt: skip
+def test_the_line_that_says_most(output: str, status: int, said: str) -> None:
+    outcome = Outcome(status, output)
+    told = airflow_errors.explain_airflow_error(outcome, "b", "AIRFLOW_HOME /a", [])
+    assert told == f"Airflow (AIRFLOW_HOME /a, exit status {status}): {said}"
+
+
+def test_a_reason_that_struck_several_is_one_line() -> None:
+    failed = [Result(conn_id, "failed", error="no") for conn_id in ("a", "c")]
+    results = [*failed, Result("b", "written"), Result("d", "failed", error="nor")]
+    error = SyncError(results)
+    assert str(error) == "a, c: no\nd: nor"
+    assert error.results is results
