@@ -6,9 +6,12 @@ BIN = $(VENV)/bin
 AIRFLOW ?=
 TESTS ?= tests
 
-.PHONY: help demo test quick coverage host e2e faults figures bench lint package clean
+.PHONY: help install uninstall demo test quick coverage host e2e faults figures bench lint package clean
 
 help:
+	@echo 'sudo make install REGION=us-east-1 AIRFLOW=/opt/airflow/bin/airflow AIRFLOW_HOME=/srv/airflow'
+	@echo '              puts the command and its systemd units on this host, or upgrades them'
+	@echo 'sudo make uninstall   removes them'
 	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
 	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
 	@echo 'make quick    those among them that start no real Airflow'
@@ -21,6 +24,9 @@ help:
 	@echo 'make lint     format, lint, types'
 	@echo 'make package  build and check the sdist and the wheel'
 	@echo 'PYTHON=python3.8 VENV=.venv38 make quick   with another Python'
+
+install uninstall:
+	@sh systemd/install.sh $@
 
 $(VENV)/ready: setup.cfg
 	$(PYTHON) -m venv $(VENV)

@@ -177,6 +177,27 @@ def test_timeout_ends_what_sudo_has_started(by_sudo: Asker, how: str) -> None:
 
 
 @once
+def test_sudo_records_no_token(by_sudo: Asker) -> None:
+    """Not even where a file that is read later says that all is to be recorded."""
+    records, site = "/var/log/sudo-io", "/etc/sudoers.d/zz-site"
+    machine = by_sudo.machine
+    machine.write(site, "Defaults log_input, log_output, !compress_io\n", 0o440)
+    careless = SUDOERS.replace("NOLOG_INPUT: NOLOG_OUTPUT: ", "")
+    assert careless != SUDOERS
+    try:
+        for rules, is_recorded in ((careless, True), (SUDOERS, False)):
+            machine.write(f"/etc/sudoers.d/{SYNC}", rules, 0o440)
+            machine.run("visudo", "--check")
+            assert by_sudo.run(SUDO)[0] == 0
+            assert by_sudo.worker.is_fresh()
+            traces = by_sudo.worker.traces()
+            assert any(trace.startswith(records) for trace in traces) == is_recorded
+            machine.run("rm", "-rf", records)
+    finally:
+        machine.run("rm", "-rf", records, site)
+
+
+@once
 def test_sudo_unit(by_sudo: Asker) -> None:
     by_sudo.serve(CONF["sudo"], SUDO)
     assert by_sudo.worker.result() == ("inactive", "success")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sqlite3
 import time
 
@@ -11,17 +12,16 @@ import airflows
 import pytest
 from booted_systemd import wait_until
 from ecr_stand_in import Call, Fault
-from worker import AIRFLOW, ROOT, SYNC, Worker
+from worker import AIRFLOW, ROOT, SYNC, UNITS, Worker
 
 pytest_plugins = ["host_fixtures"]
 pytestmark = pytest.mark.host
 
 SERVICE, TIMER = f"{SYNC}.service", f"{SYNC}.timer"
-UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*.[st]*"))
 HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [unit.name for unit in UNITS])
 def test_systemd_has_nothing_to_say(worker: Worker, unit: str) -> None:
     assert (
         worker.machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}")
@@ -29,7 +29,9 @@ def test_systemd_has_nothing_to_say(worker: Worker, unit: str) -> None:
     )
 
 
-@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.endswith(".service")])
+@pytest.mark.parametrize(
+    "unit", [unit.name for unit in UNITS if unit.suffix == ".service"]
+)
 def test_exposure(worker: Worker, unit: str) -> None:
     analyze = "systemd-analyze security --no-pager --offline=yes --threshold=11"
     worker.machine.run(*analyze.split(), f"/etc/systemd/system/{unit}")
@@ -87,7 +89,35 @@ def test_by_hand(worker: Worker) -> None:
     )
     assert f"docker_default  written  {HOST}, valid for 1" in told
     state = worker.machine.path(f"/var/lib/{SYNC}").stat()
-    assert (state.st_uid, state.st_mode & 0o777) == (worker.home.stat().st_uid, 0o755)
+    assert (state.st_uid, state.st_mode & 0o777) == (worker.home.stat().st_uid, 0o700)
+
+
+def test_airflow_makes_its_folders_for_all_who_read_its_logs(worker: Worker) -> None:
+    shutil.rmtree(worker.home / "logs", ignore_errors=True)  # as midnight does
+    worker.machine.run("systemctl", "start", SERVICE)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in worker.home.glob("logs/**")
+    }
+    assert len(modes) > 1
+    assert set(modes.values()) == {0o755}
+
+
+def test_what_only_this_command_may_read(worker: Worker) -> None:
+    """Its state, and what it has in memory; and a core dump, which would hold the token, of nobody."""
+    worker.configure(ECR_AIRFLOW_SYNC_RENEW_BEFORE="6h")
+    worker.ecr.faults["us-east-1"] = Fault(delay=2, times=1)
+    worker.machine.run("systemctl", "start", "--no-block", SERVICE)
+    wait_until(lambda: worker.ecr.calls)
+    for pid in [process.split()[0] for process in worker.processes()]:
+        limits = worker.machine.path(f"/proc/{pid}/limits").read_text()
+        assert re.search("^Max core file size +0 +0 ", limits, re.MULTILINE)
+    memory = worker.machine.path(f"/run/{SYNC}").stat()
+    wait_until(worker.is_idle)
+    assert worker.is_fresh()
+    state = worker.machine.path(f"/var/lib/{SYNC}")
+    modes = [path.stat().st_mode & 0o777 for path in (state, *state.iterdir())]
+    assert [memory.st_mode & 0o777, *modes] == [0o700, 0o700, 0o600]
+    worker.machine.run("rm", "-rf", f"/var/lib/{SYNC}")
 
 
 def last_fired(worker: Worker, when: str) -> None:

@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = "2.11.2"
 UID = 50000
 SYNC = "ecr-airflow-sync"
+UNITS = sorted(
+    path
+    for path in (ROOT / "systemd").iterdir()
+    if path.suffix in (".service", ".timer")
+)
 
 
 @dataclass(frozen=True)
@@ -104,35 +109,58 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def installed(airflow: Path, folder: Path) -> dict[str, list[Path]]:
-    """Where in the machine Airflow, the command and their Python are.
+def airflow_alone(airflow: Path, folder: Path) -> dict[str, list[Path]]:
+    """Where in the machine Airflow and its Python are.
 
     Not where they are here: home directories are hidden from the service.
     """
-    python = airflow / "bin/python"
-    show_base = [str(python), "-c", "import sys; print(sys.base_prefix)"]
-    base = subprocess.run(
-        show_base, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    ours = folder / "venv"
-    source = folder / "source"  # a copy, because building leaves files beside it
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build")
-    )
-    install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(ours)]
-    for command in (
-        ["venv", "--quiet", "--python", str(python), str(ours)],
-        [*install, "."],
-    ):
-        subprocess.run([uv.find_uv_bin(), *command], check=True, cwd=source)
+    base = _base(airflow)
     return {
         "/opt/python": [Path(base)],
         "/opt/airflow": [
             _moved(airflow, "/opt/airflow", "airflow", base, folder),
             airflow,
         ],
-        f"/opt/{SYNC}": [_moved(ours, f"/opt/{SYNC}", SYNC, base, folder), ours],
     }
+
+
+def installed(airflow: Path, folder: Path) -> dict[str, list[Path]]:
+    """The same, with the command beside it."""
+    ours = folder / "venv"
+    source = folder / "source"  # because building leaves files beside it
+    copy_tree(source)
+    python = str(airflow / "bin/python")
+    install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(ours)]
+    for command in (
+        ["venv", "--quiet", "--python", python, str(ours)],
+        [*install, "."],
+    ):
+        subprocess.run([uv.find_uv_bin(), *command], check=True, cwd=source)
+    moved = _moved(ours, f"/opt/{SYNC}", SYNC, _base(airflow), folder)
+    return {**airflow_alone(airflow, folder), f"/opt/{SYNC}": [moved, ours]}
+
+
+def copy_tree(to: Path) -> None:
+    """Copy the project without what is made in it."""
+    shutil.copytree(
+        ROOT,
+        to,
+        ignore=shutil.ignore_patterns(
+            ".*", "*.egg-info", "build", "dist", "__pycache__"
+        ),
+    )
+
+
+def _base(environment: Path) -> str:
+    """The folder of the Python that a virtual environment is made with."""
+    show_base = [
+        str(environment / "bin/python"),
+        "-c",
+        "import sys; print(sys.base_prefix)",
+    ]
+    return subprocess.run(
+        show_base, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> Path:
@@ -150,8 +178,8 @@ def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> 
     return layer
 
 
-def set_up(machine: Machine) -> None:
-    """What the README says to do as root, and a user airflow."""
+def add_airflow(machine: Machine) -> None:
+    """A user airflow, and a Python that finds its library."""
     machine.run(
         "useradd",
         "--uid",
@@ -164,6 +192,11 @@ def set_up(machine: Machine) -> None:
     # An interpreter may look for its own library where it was before.
     machine.write("/etc/ld.so.conf.d/python.conf", "/opt/python/lib\n")
     machine.run("ldconfig")
-    for unit in (ROOT / "systemd").glob("*.[st]*"):
+
+
+def set_up(machine: Machine) -> None:
+    """What the README says to do as root, and a user airflow."""
+    add_airflow(machine)
+    for unit in UNITS:
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
     machine.run("systemctl", "daemon-reload")
