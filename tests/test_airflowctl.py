@@ -232,3 +232,33 @@ def test_the_shipped_drop_in_logs_in_before_each_run(
     ran = sync("--conn-id", "by_drop_in", **{name: token})
     assert (ran.status, ran.stderr) == (0, "")
     assert server.connection("by_drop_in")
+
+
+def test_the_shipped_cron_line_logs_in_before_each_run(
+    sync: Command, server: ApiServer, tmp_path: Path
+) -> None:
+    """As cron does it: by sh, with next to no environment. Only the paths are others."""
+    drop_in = (ROOT / "examples/systemd/airflowctl.conf").read_text()
+    (line,) = re.findall(r"^#(?:[*/\d]+ ){5}(.*)$", drop_in, re.MULTILINE)
+    command = tmp_path / "ecr-airflow-sync"
+    command.write_text(
+        f'#!/bin/sh\nexec {shlex.join(sync.arguments("--conn-id", "by_cron"))} "$@"\n'
+    )
+    command.chmod(0o755)
+    for shipped, here in (
+        ("/opt/airflow/bin/airflowctl", sync.options[1]),
+        ("https://airflow.example.com", server.url),
+        ("/etc/ecr-airflow-sync/password", str(tmp_path / "password")),
+        ("/etc/default/ecr-airflow-sync", str(tmp_path / "default")),
+        ("/opt/ecr-airflow-sync/bin/ecr-airflow-sync", str(command)),
+    ):
+        assert shipped in line
+        line = line.replace(shipped, here)
+    (tmp_path / "password").write_text("not asked for by the simple auth manager\n")
+    del sync.env["AIRFLOW_CLI_TOKEN"]
+    variables = [f"{name}={shlex.quote(value)}\n" for name, value in sync.env.items()]
+    (tmp_path / "default").write_text("".join(variables))
+    bare = {name: sync.env[name] for name in ("AIRFLOW_HOME", "HOME", "PATH")}
+    ran = sync.end(sync.launch(["/bin/sh", "-c", line], bare))
+    assert (ran.status, ran.stdout, ran.stderr) == (0, "", "")
+    assert server.connection("by_cron")

@@ -27,7 +27,7 @@ try:
     # there. airflowctl asks the API server instead. It wants `airflowctl auth login --skip-keyring
     # --api-url URL` once on each worker, and AIRFLOW_CLI_TOKEN in the worker's environment, which
     # lives an hour unless the server's AIRFLOW__API_AUTH__JWT_CLI_EXPIRATION_TIME says more: raise
-    # that, or fetch one ahead of SYNC with `airflowctl auth token`, as in the README.
+    # that, or fetch one ahead of SYNC with `airflowctl auth token`, as in docs/airflow-3-workers.md.
     AIRFLOW = "airflowctl"
 except (
     ImportError

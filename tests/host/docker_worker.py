@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -55,6 +56,25 @@ http: {{addr: "{BEHIND}"}}
 """
 
 SERVE_REGISTRY = "docker-registry serve /etc/e2e-registry.yml"
+
+HELPERS = "/opt/helpers"
+# Asks ECR each time, as docker-credential-ecr-login does with an empty cache.
+ECR_LOGIN = f"""#!/opt/{SYNC}/bin/python
+import base64, json, sys
+import boto3
+
+assert sys.argv[1:] == ["get"], sys.argv
+host = sys.stdin.read()
+region = host.split(".")[3]
+answer = boto3.client("ecr", region_name=region).get_authorization_token()
+token = answer["authorizationData"][0]["authorizationToken"]
+login, _, password = base64.b64decode(token).decode().partition(":")
+print(json.dumps({{"ServerURL": host, "Username": login, "Secret": password}}))
+"""
+# Says what is in a file.
+FROM_FILE = f"""#!/bin/sh
+exec cat {HELPERS}/answer.json
+"""
 
 AnyServer = TypeVar("AnyServer", EcrStandIn, RegistryFront)
 
@@ -149,6 +169,20 @@ class DockerWorker:
             "/root/.docker/config.json", json.dumps({"auths": auths}), 0o600
         )
 
+    def use_helper(self, name: str) -> dict[str, str]:
+        """Have Docker's clients ask docker-credential-NAME for logins to ECR.
+
+        Returns what the environment of a task needs besides.
+        """
+        config = json.dumps({"credHelpers": {HOST: name}})
+        self.machine.write("/root/.docker/config.json", config, 0o600)
+        return {"PATH": f"{HELPERS}:{self.env['PATH']}"}
+
+    def keep_todays_token(self) -> None:
+        """What the helper "file" says from now on."""
+        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.tokens()[-1]}
+        self.machine.write(f"{HELPERS}/answer.json", json.dumps(answer), 0o600)
+
     def forget(self) -> None:
         """As before the first sync: no connection, no state, no image, no login."""
         self._attempt(
@@ -184,13 +218,12 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         front = RegistryFront(ecr, HOST, f"http://{BEHIND}", folder / "certificates")
         stack.enter_context(_serving(front))
         home, env = stack.enter_context(_airflow(version, folder))
-        shared = {
-            HOME: [home],
-            DAGS: [ROOT / "examples/dags"],
-            str(airflowctl): [airflowctl],
-        }
+        dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
+        shared = {HOME: [home], DAGS: dags, str(airflowctl): [airflowctl]}
         machine = stack.enter_context(boot(folder / "empty", {**mounts, **shared}))
         _start_docker(machine, front.ca.read_text())
+        for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
+            machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
         path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{airflowctl}/bin:/usr/bin:/bin"
         env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
         if LIBRARY in mounts:
@@ -214,6 +247,18 @@ def _install(package: str, version: str, folder: Path) -> Path:
     command = [uv.find_uv_bin(), "pip", "install", "--quiet", *options, package]
     subprocess.run(command, check=True)
     return folder / "library"
+
+
+def _dag_without_connection(folder: Path) -> Path:
+    """A folder with the example docker_from_ecr once more, without its connection."""
+    example = (ROOT / "examples/dags/docker_from_ecr.py").read_text()
+    text = re.sub(r"^ *docker_conn_id=.*\n", "", example, flags=re.MULTILINE)
+    assert text != example
+    dags = folder / "dags"
+    dags.mkdir()
+    text = text.replace("docker_from_ecr", "without_connection")
+    (dags / "without_connection.py").write_text(text)
+    return dags
 
 
 @contextlib.contextmanager

@@ -112,6 +112,34 @@ def test_a_stale_login_in_dockers_own_file(worker: DockerWorker) -> None:
     assert_scrapes(worker)
 
 
+def test_dockers_credential_helper_needs_no_connection(worker: DockerWorker) -> None:
+    """And nothing to renew: it asks ECR for each pull."""
+    refused = worker.task("without_connection", "scrape")
+    assert not refused.succeeded
+    assert PULLED not in worker.registry.answers
+    helper = worker.use_helper("ecr-login")
+    for hours in (0, 13):
+        worker.ecr.ahead = hours * HOUR
+        calls = len(worker.ecr.calls)
+        assert_scrapes(worker, "without_connection", **helper)
+        assert len(worker.ecr.calls) > calls
+
+
+def test_dockers_credential_helper_wins_over_the_connection(
+    worker: DockerWorker,
+) -> None:
+    worker.sync()
+    worker.keep_todays_token()
+    worker.ecr.ahead = 13 * HOUR
+    worker.sync()
+    assert_scrapes(worker)
+    worker.registry.answers.clear()
+    ended = worker.task("docker_from_ecr", "scrape", **worker.use_helper("file"))
+    assert not ended.succeeded
+    assert PULLED not in worker.registry.answers
+    assert 403 in [status for _, status in worker.registry.answers]  # to the old token
+
+
 def test_clean_up_ends_by_itself(worker: DockerWorker) -> None:
     ended = worker.task("docker_from_ecr", "clean_up")
     assert ended.succeeded, ended.log[-4000:]
