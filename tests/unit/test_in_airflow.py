@@ -70,7 +70,7 @@ def converse(script: Path, *requests: dict[str, Any], **env: str) -> Conversatio
         check=False,
     )
     before = ""
-    facts = []
+    facts: list[tuple[str, dict[str, Any]]] = []
     for piece in done.stdout.split("\nMARK"):
         document, _, rest = piece.partition("\n")
         if facts or piece is not done.stdout.split("\nMARK")[0]:
