@@ -133,6 +133,7 @@ def _renew_due(targets: Sequence[Target], airflow: Airflow, dry_run: bool) -> Ru
             credentials = running.read(t.aws_conn_id for t in targets if t.aws_conn_id)
             granted = fetch_tokens(targets, credentials)
             errors = {} if dry_run else _write(granted.values(), running)
+            found = running.found
     except StepFailed as failure:
         results = [Result.failed(target, str(failure)) for target in targets]
         return Run(results, found)

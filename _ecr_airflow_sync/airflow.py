@@ -7,14 +7,14 @@ import logging
 import re
 import shlex
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Sequence, Union
 
 from .airflow_errors import LOG_IN, explain_airflow_error
 from .airflow_syntax import (
     METHODS,
+    Command,
     Outcome,
-    Request,
     Syntax,
     choose_syntax,
     parse_version,
@@ -81,7 +81,7 @@ class Airflow:
 
 def _introduce(airflow: Airflow, interpreter: Interpreter) -> RunningAirflow:
     """Find out which Airflow it is, and whether it can be written."""
-    facts = interpreter.greet()
+    facts = _describe(interpreter)
     script = facts["script"]
     version = airflow.version or facts["version"]
     if not version:
@@ -97,6 +97,18 @@ def _introduce(airflow: Airflow, interpreter: Interpreter) -> RunningAirflow:
     found = FoundAirflow(script, version, facts["place"], syntax.method)
     can_read = shows_connections(version, is_airflowctl)
     return RunningAirflow(interpreter, found, syntax, can_read, facts["variables"])
+
+
+def _describe(interpreter: Interpreter) -> dict[str, Any]:
+    outcome = interpreter.execute("describe_airflow.py")
+    try:
+        facts: dict[str, Any] = json.loads(outcome.output.splitlines()[-1])
+    except (ValueError, IndexError):
+        said = mask(outcome.output.strip())[-500:]
+        raise StepFailed(
+            f"its Python cannot tell which Airflow it has: {said}"
+        ) from None
+    return facts
 
 
 class RunningAirflow:
@@ -118,71 +130,106 @@ class RunningAirflow:
         self._interpreter = interpreter
         self._syntax = syntax
         self._can_read = can_read
-        self._import: Request | None = None  # one that is under way
+        self._is_importing = False
         self._import_failure: Outcome | None = None
 
     def start_import(self) -> None:
-        """Import all of Airflow's command line, without waiting for it."""
-        # Under another name than __main__, a script only imports.
-        self._import = Request([["version"]])
-        self._interpreter.send(self._import, run_name="imported")
+        """Import Airflow's command line, without waiting for it."""
+        self._interpreter.start_import()
+        self._is_importing = True
 
     def read(self, conn_ids: Iterable[str]) -> dict[str, Held]:
         """Each connection as a task finds it, or why it cannot be had."""
         distinct = list(dict.fromkeys(conn_ids))
-        if not distinct:
-            return {}  # without waiting for the import
-        if not self._can_read:
+        if distinct and not self._can_read:
             raise UsageError(
                 f"{self.found.executable} ({self.found.version}) does not show "
                 "connections as tasks find them: that takes the airflow script of 2.0 "
                 "or later (AWS credentials can also come from --profile, --role-arn or "
                 "AWS_ACCESS_KEY_ID)"
             )
-        commands = [
-            ["connections", "get", conn_id, "--output", "json"] for conn_id in distinct
-        ]
-        held: dict[str, Held] = {}
-        for conn_id, outcome in zip(distinct, self._ask(Request(commands))):
-            held[conn_id] = self._parse_held(conn_id, outcome)
-        return held
+        return {conn_id: self._read_one(conn_id) for conn_id in distinct}
+
+    def _read_one(self, conn_id: str) -> Held:
+        """Of what is printed nothing is shown, if it may be the connection."""
+        getting = Command(["connections", "get", conn_id, "--output", "json"])
+        outcome = self._run(getting)
+        printed = re.findall(r"^\[(\{.*\})\]\s*$", outcome.output, re.MULTILINE)
+        with suppress(ValueError, IndexError):
+            return _parse_held(conn_id, json.loads(printed[-1]))
+        shown = outcome if outcome.status != 0 else Outcome(0, "")
+        reason = explain_airflow_error(shown, conn_id, self.found.place, [])
+        if "not found" in reason:
+            return ConnectionMissing(reason)
+        return StepFailed(reason)
 
     def write(self, connections: Sequence[Connection]) -> dict[str, str]:
         """Have Airflow hold them; returns why not, by the ids of those that failed."""
         if not connections:
             return {}
         count = len(connections)
-        log.info(
-            "Airflow %s is writing %d connection(s) ...", self.found.version, count
-        )
-        failures = self._write_all(connections)
-        for connection in connections:
-            # Another host may have been in the way, or one connection have stopped the
-            # others. What was refused without an error, will be again.
-            failure = failures.get(connection.conn_id)
-            failed_by_error = isinstance(failure, Outcome) and failure.status != 0
-            if failed_by_error and not self._write_together([connection]):
-                del failures[connection.conn_id]
+        version = self.found.version
+        log.info("Airflow %s is writing %d connection(s) ...", version, count)
+        failures: dict[str, Failure] = {}
+        if self._syntax.writes_many:
+            failures = self._write_together(connections)
+        else:
+            for connection in connections:
+                failures.update(self._write_together([connection]))
+        self._try_again(connections, failures)
         secrets = [connection.password for connection in connections]
         return {
             conn_id: self._explain(conn_id, failure, secrets)
             for conn_id, failure in failures.items()
         }
 
-    def _write_all(self, connections: Sequence[Connection]) -> dict[str, Failure]:
-        if self._syntax.writes_many:
-            return self._write_together(connections)
-        failures: dict[str, Failure] = {}
+    def _try_again(
+        self, connections: Sequence[Connection], failures: dict[str, Failure]
+    ) -> None:
+        """Another host may have been in the way, or one connection of the others.
+
+        What was refused without an error, would be again.
+        """
         for connection in connections:
-            failures.update(self._write_together([connection]))
-        return failures
+            failure = failures.get(connection.conn_id)
+            had_error = isinstance(failure, Outcome) and failure.status != 0
+            if had_error and not self._write_together([connection]):
+                del failures[connection.conn_id]
 
     def _write_together(self, connections: Sequence[Connection]) -> dict[str, Failure]:
-        """One request. Returns what went wrong, by the connection's id."""
+        """Returns what went wrong, by the connection's id."""
+        commands = self._syntax.list_commands(connections)
         try:
-            outcomes = self._ask(self._syntax.request(connections))
+            if len(commands) > 1:
+                return self._run_in_transaction(commands, connections)
+            return self._run_all(commands, connections)
         except StepFailed as failure:
             return {connection.conn_id: failure for connection in connections}
+
+    def _run_in_transaction(
+        self, commands: Sequence[Command], connections: Sequence[Connection]
+    ) -> dict[str, Failure]:
+        """All that the commands change is seen at once, or not at all."""
+        if not self._begin():
+            self.found = replace(self.found, remark="not in one transaction")
+            return self._run_all(commands, connections)
+        failures = self._run_all(commands, connections)
+        if failures:
+            self._interpreter.roll_back()
+            return failures
+        committed = self._interpreter.commit()
+        if committed.status != 0:
+            return {connection.conn_id: committed for connection in connections}
+        return {}
+
+    def _begin(self) -> bool:
+        self._finish_import()
+        return not self._import_failure and self._interpreter.begin().status == 0
+
+    def _run_all(
+        self, commands: Sequence[Command], connections: Sequence[Connection]
+    ) -> dict[str, Failure]:
+        outcomes = [self._run(command) for command in commands]
         self._show(outcomes, connections)
         failures: dict[str, Failure] = {}
         for connection in connections:
@@ -190,6 +237,19 @@ class RunningAirflow:
             if failed:
                 failures[connection.conn_id] = failed
         return failures
+
+    def _run(self, command: Command) -> Outcome:
+        """How a command ends. Where Airflow cannot be imported, they all end so."""
+        self._finish_import()
+        return self._import_failure or self._interpreter.run(command)
+
+    def _finish_import(self) -> None:
+        if not self._is_importing:
+            return
+        imported = self._interpreter.finish_import()
+        self._is_importing = False
+        if imported.status != 0:
+            self._import_failure = imported
 
     def _show(
         self, outcomes: Iterable[Outcome], connections: Sequence[Connection]
@@ -200,39 +260,19 @@ class RunningAirflow:
         for outcome in outcomes:
             log.debug("%s", mask(outcome.output, secrets).strip())
 
-    def _ask(self, request: Request) -> list[Outcome]:
-        """How commands end. Where Airflow cannot be imported, they all end so."""
-        if self._import:
-            (imported,) = self._interpreter.receive(self._import)
-            self._import = None
-            if imported.status != 0:
-                self._import_failure = imported
-        if self._import_failure:
-            return [self._import_failure] * len(request.commands)
-        return self._interpreter.ask(request)
-
-    def _parse_held(self, conn_id: str, outcome: Outcome) -> Held:
-        """Of what was printed nothing is shown, if it may be the connection."""
-        printed = re.findall(r"^\[(\{.*\})\]\s*$", outcome.output, re.MULTILINE)
-        with suppress(ValueError, IndexError):
-            fields: dict[str, Any] = json.loads(printed[-1])
-            return HeldConnection(
-                conn_id=conn_id,
-                in_database=bool(fields["id"]),  # which nothing else has
-                host=fields["host"] or "",
-                port=fields["port"] or "",
-                login=fields["login"] or "",
-                password=fields["password"] or "",
-                extra=fields["extra_dejson"] or {},
-            )
-        if outcome.status == 0:
-            outcome = Outcome(0, "")
-        reason = self._explain(conn_id, outcome, [])
-        if "not found" in reason:
-            return ConnectionMissing(reason)
-        return StepFailed(reason)
-
     def _explain(self, conn_id: str, failure: Failure, secrets: Sequence[str]) -> str:
         if isinstance(failure, StepFailed):
             return mask(str(failure), secrets)
         return explain_airflow_error(failure, conn_id, self.found.place, secrets)
+
+
+def _parse_held(conn_id: str, fields: dict[str, Any]) -> HeldConnection:
+    return HeldConnection(
+        conn_id=conn_id,
+        in_database=bool(fields["id"]),  # which nothing else has
+        host=fields["host"] or "",
+        port=fields["port"] or "",
+        login=fields["login"] or "",
+        password=fields["password"] or "",
+        extra=fields["extra_dejson"] or {},
+    )

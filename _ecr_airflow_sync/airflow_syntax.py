@@ -36,26 +36,21 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Request:
-    """Commands for Airflow's interpreter, each the words after `airflow`.
+class Command:
+    """Words after `airflow`, and a file that is given as one more: a path of JSON."""
 
-    ``file`` is given to the last command as one more word: the path of a JSON file.
-    ``uninterrupted``: once begun, the commands are finished before SIGTERM is heeded.
-    """
-
-    commands: Sequence[Sequence[str]]
+    words: Sequence[str]
     file: dict[str, Any] | None = None
-    uninterrupted: bool = False
 
 
 class Syntax(ABC):
     """How one kind of Airflow is told to write connections."""
 
     method: str
-    writes_many: bool  # whether one request may hold several connections
+    writes_many: bool  # whether the commands can be for several connections at once
 
     @abstractmethod
-    def request(self, connections: Sequence[Connection]) -> Request:
+    def list_commands(self, connections: Sequence[Connection]) -> list[Command]:
         """What is to be said for these connections to be written."""
 
     @abstractmethod
@@ -64,7 +59,7 @@ class Syntax(ABC):
 
 
 class DeleteAndAdd(Syntax):
-    """1.10.14 to 2.5, where nothing replaces a connection in one step."""
+    """1.10.14 to 2.5, which have two commands where one step is wanted."""
 
     method = "delete-add"
     writes_many = False
@@ -72,10 +67,10 @@ class DeleteAndAdd(Syntax):
     def __init__(self, version: Version) -> None:
         self._takes_description = version >= DESCRIPTION_SINCE
 
-    def request(self, connections: Sequence[Connection]) -> Request:
+    def list_commands(self, connections: Sequence[Connection]) -> list[Command]:
         (connection,) = connections
-        commands = [self._delete(connection.conn_id), self._add(connection)]
-        return Request(commands, uninterrupted=True)
+        deleting = self._delete(connection.conn_id)
+        return [Command(deleting), Command(self._add(connection))]
 
     def find_failure(self, conn_id: str, outcomes: Sequence[Outcome]) -> Outcome | None:
         deleted, added = outcomes
@@ -137,11 +132,11 @@ class Import(Syntax):
     writes_many = True
     overwrite: Sequence[str] = ("--overwrite",)
 
-    def request(self, connections: Sequence[Connection]) -> Request:
+    def list_commands(self, connections: Sequence[Connection]) -> list[Command]:
         file = {
             connection.conn_id: list_fields(connection) for connection in connections
         }
-        return Request([["connections", "import", *self.overwrite]], file)
+        return [Command(["connections", "import", *self.overwrite], file)]
 
     def find_failure(self, conn_id: str, outcomes: Sequence[Outcome]) -> Outcome | None:
         """Each connection is committed by itself, so a later error does not undo it."""

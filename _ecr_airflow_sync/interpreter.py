@@ -17,13 +17,12 @@ from functools import partial
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import IO, Any, Iterator, cast
 
-from .airflow_syntax import Outcome, Request
+from .airflow_syntax import Command, Outcome
 from .errors import StepFailed
 from .masking import mask
 from .side_by_side import start_thread
 
 GRACE = 5.0  # seconds in which the process may end by itself
-GRACE_TO_FINISH = 20.0  # seconds for what must not be interrupted
 LOOK_EVERY = 1.0  # seconds
 LONGEST_PIECE = 65536  # bytes of a line that are read at once
 MOST_OUTPUT = 4_000_000  # bytes of what is printed that are kept
@@ -88,7 +87,6 @@ class Interpreter:
         self._marker = marker.encode()
         self._seconds_left = timeout
         self._unanswered = 0
-        self._must_finish = False
         self._failure: StepFailed | None = None
         # Lines for the two threads; b"" is the end. What is printed is bounded: who
         # prints without end has to wait.
@@ -96,45 +94,44 @@ class Interpreter:
         self._printed: queue.Queue[bytes] = queue.Queue(maxsize=100)
 
     def attach(self) -> None:
+        """Send the program that carries out all else."""
         start_thread(self._write_lines)
         start_thread(self._read_lines)
-
-    def greet(self) -> dict[str, Any]:
-        """Send the program; returns what it says of its Airflow (see in_airflow.py)."""
-        program = _read_file("in_airflow.py")
         path = _find_file("in_airflow.py")
-        self._send({"source": program, "filename": path, "mode": "exec"})
-        self._unanswered += 1
-        facts, _ = self._receive()
-        return facts
+        source = _read_file("in_airflow.py")
+        self._put({"source": source, "filename": path, "mode": "exec"})
 
-    def ask(self, request: Request) -> list[Outcome]:
-        """How the commands ended."""
-        self.send(request)
-        return self.receive(request)
+    def execute(self, program: str) -> Outcome:
+        """Run one of our programs, a file beside this one."""
+        path = _find_file(program)
+        self._send("execute", source=_read_file(program), filename=path)
+        return self._receive()
 
-    def send(self, request: Request, run_name: str = "__main__") -> None:
-        """Have the script run under that __name__, without waiting for the end."""
-        self._must_finish = request.uninterrupted
-        self._unanswered += len(request.commands)
-        self._send(
-            {
-                "commands": request.commands,
-                "file": request.file,
-                "uninterrupted": request.uninterrupted,
-                "run_name": run_name,
-                # A little more than ours, so that ours comes first where it reaches.
-                "seconds": self._seconds_left + 1,
-            }
-        )
+    def run(self, command: Command) -> Outcome:
+        """Run a command of the script."""
+        self._send_command(command, "__main__")
+        return self._receive()
 
-    def receive(self, request: Request) -> list[Outcome]:
-        """How the commands of an earlier request ended."""
-        outcomes = []
-        for _ in request.commands:
-            facts, printed = self._receive()
-            outcomes.append(Outcome(facts["status"], printed))
-        return outcomes
+    def start_import(self) -> None:
+        """Have the script import Airflow; ``finish_import`` has the outcome."""
+        # Under another name than __main__, a script does nothing else.
+        self._send_command(Command(["version"]), "imported")
+
+    def finish_import(self) -> Outcome:
+        return self._receive()
+
+    def begin(self) -> Outcome:
+        """Put what is run from here on into one transaction of the database."""
+        self._send("begin")
+        return self._receive()
+
+    def commit(self) -> Outcome:
+        self._send("end", how="commit")
+        return self._receive()
+
+    def roll_back(self) -> Outcome:
+        self._send("end", how="rollback")
+        return self._receive()
 
     def end(self, at_once: bool) -> None:
         """Wait for the process to end by itself, then make it end."""
@@ -142,7 +139,7 @@ class Interpreter:
         if not at_once and not self._unanswered and self._has_ended(GRACE):
             return
         self._signal(signal.SIGTERM)
-        if self._has_ended(GRACE_TO_FINISH if self._must_finish else GRACE):
+        if self._has_ended(GRACE):
             return
         self._signal(signal.SIGKILL)
         self._has_ended(GRACE)
@@ -158,7 +155,21 @@ class Interpreter:
         with suppress(OSError):  # it is gone, or another user's
             os.killpg(self._process.pid, number)
 
-    def _send(self, document: dict[str, Any]) -> None:
+    def _send_command(self, command: Command, run_name: str) -> None:
+        self._send("run", argv=command.words, file=command.file, run_name=run_name)
+
+    def _send(self, action: str, **arguments: Any) -> None:
+        """Without waiting for the answer (in_airflow.py has the actions)."""
+        request = {
+            "action": action,
+            "arguments": arguments,
+            # A little more than ours, so that ours comes first where it reaches.
+            "seconds": self._seconds_left + 1,
+        }
+        self._unanswered += 1
+        self._put(request)
+
+    def _put(self, document: object) -> None:
         self._to_write.put(f"{json.dumps(document)}\n".encode())
 
     def _write_lines(self) -> None:
@@ -175,8 +186,8 @@ class Interpreter:
                 self._printed.put(line)
         self._printed.put(b"")
 
-    def _receive(self) -> tuple[dict[str, Any], str]:
-        """The next answer, and what was printed before it."""
+    def _receive(self) -> Outcome:
+        """The next answer, with what was printed before it."""
         if self._failure:
             raise self._failure
         deadline = time.monotonic() + self._seconds_left
@@ -192,9 +203,9 @@ class Interpreter:
             del printed[:-MOST_OUTPUT]
         self._seconds_left = deadline - time.monotonic()
         self._unanswered -= 1
-        facts: dict[str, Any] = json.loads(line[len(self._marker) :])
+        status = json.loads(line[len(self._marker) :])["status"]
         # A line feed always comes before the marker.
-        return facts, printed[:-1].decode("utf-8", "replace")
+        return Outcome(status, printed[:-1].decode("utf-8", "replace"))
 
     def _wait_for_line(self, deadline: float) -> bytes:
         """b"" where the process has ended, or the deadline has passed."""

@@ -131,6 +131,7 @@ class FoundAirflow:
     version: str
     place: str
     method: str
+    remark: str = ""  # on the method, for the user
 
 
 @dataclass(frozen=True)

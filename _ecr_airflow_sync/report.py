@@ -34,7 +34,8 @@ def format_text(run: Run) -> str:
     if run.airflow:
         found = run.airflow
         version = f"Airflow {found.version}"
-        lines.append(", ".join([version, found.executable, found.place, found.method]))
+        method = f"{found.method} ({found.remark})" if found.remark else found.method
+        lines.append(", ".join([version, found.executable, found.place, method]))
     elif all(result.status == "fresh" for result in run.results):
         lines.append("Nothing is due, so Airflow was left alone.")
     width = max(len(result.conn_id) for result in run.results)

@@ -35,7 +35,9 @@ esac
     "$script is no Python script (a wrapper, a shim?); name the one behind it with --airflow"
 
 # An empty entry in sys.path would import from the folder that cron happens to be in.
-bootstrap='import sys; sys.path[:] = [p for p in sys.path if p]; import json
+# Requests come after the program, so that stdin moves away from 0, where others look.
+bootstrap='import sys; sys.path[:] = [p for p in sys.path if p]; import json, os
+sys.stdin = os.fdopen(os.dup(0))
 exec(compile(**json.loads(
     sys.stdin.readline() or sys.exit("stdin is closed; docker exec needs -i"))))'
 

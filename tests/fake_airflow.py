@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
@@ -26,15 +28,62 @@ class IntegrityError(Exception):
     """As SQLAlchemy's, when two hosts add the same row."""
 
 
+class Session:
+    """What airflow.settings.Session gives to all commands of a thread."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, dict[str, str]] | None = None
+
+    def load(self) -> dict[str, dict[str, str]]:
+        if self._pending is not None:
+            return dict(self._pending)
+        return json.loads(STORE.read_text()) if STORE.exists() else {}
+
+    def change(self, stored: dict[str, dict[str, str]]) -> None:
+        self._pending = stored
+
+    def flush(self) -> None:
+        pass
+
+    def commit(self) -> None:
+        """In one step, as a database does."""
+        if TROUBLE == "commit fails":
+            raise IntegrityError("the server closed the connection unexpectedly")
+        if self._pending is not None:
+            new = Path(f"{STORE}.{os.getpid()}.new")
+            new.write_text(json.dumps(self._pending))
+            new.replace(STORE)
+        self._pending = None
+
+    def rollback(self) -> None:
+        self._pending = None
+
+    def close(self) -> None:
+        self.rollback()
+
+
+def import_airflow() -> Session:
+    """The package's settings, which outlive a run of the script."""
+    if "airflow.settings" not in sys.modules:
+        settings: Any = ModuleType("airflow.settings")
+        session = Session()
+        shared = TROUBLE != "no shared session"
+        settings.Session = (lambda: session) if shared else Session
+        airflow: Any = ModuleType("airflow")
+        airflow.settings = settings
+        sys.modules.update({"airflow": airflow, "airflow.settings": settings})
+    settings = sys.modules["airflow.settings"]
+    of_this_thread: Session = settings.Session()
+    return of_this_thread
+
+
 def load() -> dict[str, dict[str, str]]:
-    return json.loads(STORE.read_text()) if STORE.exists() else {}
+    return SESSION.load()
 
 
 def save(stored: dict[str, dict[str, str]]) -> None:
-    """In one step, as a database commits."""
-    new = Path(f"{STORE}.{os.getpid()}.new")
-    new.write_text(json.dumps(stored))
-    new.replace(STORE)
+    SESSION.change(stored)
+    SESSION.commit()
 
 
 def parse() -> argparse.Namespace:
@@ -84,13 +133,12 @@ def delete(conn_id: str) -> None:
     elif conn_id not in stored:
         refuse(f"Did not find a connection with `conn_id`={conn_id}")
     else:
-        if TROUBLE != "not deleted":
-            del stored[conn_id]
-            save(stored)
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
         if TROUBLE == "not deleted":  # which it says before it commits
             raise RuntimeError("database is locked")
+        del stored[conn_id]
+        save(stored)
         if TROUBLE == "slow add":
             time.sleep(float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5")))
 
@@ -188,6 +236,7 @@ def main() -> None:
         add(arguments.conn_id, {key: value for key, value in given.items() if value})
 
 
+SESSION = import_airflow()
 if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from conftest import FAKE, MODULE, Command, FakeAirflow, processes
 from ecr_stand_in import EcrStandIn, Fault
 
-from _ecr_airflow_sync.airflow_syntax import Request
+from _ecr_airflow_sync import airflow_syntax
 from _ecr_airflow_sync.interpreter import run_interpreter
 
 Place = Callable[..., FakeAirflow]
@@ -230,25 +231,51 @@ def test_signals_end_the_child_too(
 
 
 @pytest.mark.parametrize("whom", ["the command", "all"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_what_was_deleted_is_added_before_the_end(
+def test_the_old_connection_stands_between_delete_and_add(
     sync: Command, fake: Place, version: str, number: signal.Signals, whom: str
 ) -> None:
     airflow = fake(version, "slow add")
     airflow.store.write_text('{"docker_default": {}}')
     process = sync.start("-r", "us-east-1")
-    wait_for(lambda: not airflow.connections())
-    if whom == "all" and number == signal.SIGTERM:  # as systemd does
-        (door,) = [
-            pid
-            for pid, line in processes()
-            if f"\0{airflow.script}\0" in line and pid != process.pid
-        ]
-        os.kill(door, number)
+    wait_for(lambda: "delete" in commands(airflow))
+    assert airflow.connections() == {"docker_default": {}}
+    if whom == "all" and number != signal.SIGINT:  # as systemd does
+        os.kill(pid_of(commands(airflow)), number)
     process.send_signal(number)
-    assert sync.end(process).status == (143 if number == signal.SIGTERM else 1)
-    assert airflow.connections()["docker_default"]
+    assert sync.end(process).status in (128 + number, -number, 1)
+    assert airflow.connections() == {"docker_default": {}}
+
+
+def commands(airflow: FakeAirflow) -> str:
+    file = Path(f"{airflow.store}.starts")
+    return file.read_text() if file.exists() else ""
+
+
+def pid_of(commands: str) -> int:
+    pid, *_ = commands.split()
+    return int(pid)
+
+
+@pytest.mark.parametrize("version", ["1.10.15", "2.5.3", "2.11.2"])
+def test_a_commit_that_fails_is_a_failure(
+    sync: Command, fake: Place, version: str
+) -> None:
+    airflow = fake(version, "commit fails")
+    airflow.store.write_text('{"docker_default": {}}')
+    ran = sync("-r", "us-east-1", "-q", "--method", "delete-add")
+    assert ran.status == 1
+    assert "IntegrityError: the server closed the connection unexpectedly" in ran.stderr
+    assert airflow.connections() == {"docker_default": {}}
+
+
+def test_sessions_that_are_not_shared_are_told(sync: Command, fake: Place) -> None:
+    airflow = fake("2.5.3", "no shared session")
+    ran = sync("-r", "us-east-1")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert ", delete-add (not in one transaction)\n" in ran.stdout
+    assert list(airflow.connections()) == ["docker_default"]
 
 
 def test_airflow_is_imported_while_ecr_is_asked(
@@ -490,9 +517,13 @@ def test_the_program_runs_on_every_python_that_airflow_has(
     script.chmod(0o755)
     large = {"a": {"password": "x" * 300_000}}
     with run_interpreter(str(script), 60) as interpreter:
-        assert interpreter.greet()["script"] == str(script)
-        outcomes = interpreter.ask(Request([["fail"], ["exit"], ["ok", "\u00e9"]]))
-        outcomes += interpreter.ask(Request([["import"]], file=large))
+        described = interpreter.execute("describe_airflow.py")
+        assert json.loads(described.output)["script"] == str(script)
+        outcomes = [
+            interpreter.run(airflow_syntax.Command(words))
+            for words in (["fail"], ["exit"], ["ok", "\u00e9"])
+        ]
+        outcomes.append(interpreter.run(airflow_syntax.Command(["import"], file=large)))
     assert [outcome.status for outcome in outcomes] == [1, 1, 0, 0]
     assert outcomes[0].output.endswith("\nValueError: as asked\n")
     assert outcomes[1].output.endswith("\nas told\n")

@@ -72,42 +72,22 @@ def test_the_connection_is_never_missing(
     assert min(alone.reads, crowd.reads) > 500
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_the_connection_is_missing_for_less_than_a_tenth(
+@pytest.mark.parametrize("version", ["1.10.15", "2.5.3", "2.11.2", "3.3.2"])
+def test_delete_and_add_are_one_transaction(
     sync: Command, on_postgres: OnPostgres, version: str
 ) -> None:
-    airflow, url = on_postgres(version)
-    assert sync("-r", "us-east-1").status == 0
-    with Reader(url) as common:
-        delete_and_add(airflow)
-    rewrites = []
-    for _ in range(3):  # a neighbour on the machine only ever adds
-        with Reader(url) as ours:
-            assert sync("-r", "us-east-1").status == 0
-        assert len(ours.passwords) == 2
-        rewrites.append(ours.seconds_missing)
-    ratio = min(rewrites) / common.seconds_missing
-    times = ", ".join(f"{seconds:.2f} s" for seconds in rewrites)
-    print(
-        f"{version}: missing {times}; by two processes {common.seconds_missing:.2f} s, ratio {ratio:.3f}"
-    )
-    assert ratio < 0.1
-
-
-def delete_and_add(airflow: RealAirflow) -> None:
-    """The common method: one process to delete, one to add."""
-    options = [
-        "--conn-type=docker",
-        "--conn-host=x",
-        "--conn-login=AWS",
-        "--conn-password=y",
-    ]
-    airflows.run(
-        airflow.version, airflow.env, "connections", "delete", "docker_default"
-    )
-    airflows.run(
-        airflow.version, airflow.env, "connections", "add", "docker_default", *options
-    )
+    _, url = on_postgres(version)
+    registries = [f"--registry={number:012}" for number in range(1, 11)]
+    options = ("-r", "us-east-1", "--method", "delete-add", *registries)
+    ten = (*options, "--conn-id", "e_{registry}")
+    assert sync(*ten).status == 0
+    assert sync("-r", "us-east-1", "--method", "delete-add").status == 0
+    for conn_id, command in (("docker_default", options[:4]), ("e_000000000010", ten)):
+        with Reader(url, (conn_id,)) as reader:
+            ran = sync(*command)
+        assert (ran.status, ", delete-add\n" in ran.stdout) == (0, True)
+        assert (reader.missing, len(reader.passwords)) == (0, 2)
+        assert reader.reads > 200
 
 
 def test_another_host_at_the_same_time(sync: Command, on_postgres: OnPostgres) -> None:

@@ -1,19 +1,21 @@
-"""The program that runs in Airflow's Python, here in ours: its answers, its end."""
+"""The programs that run in Airflow's Python, here in ours: their answers, their end."""
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "_ecr_airflow_sync/in_airflow.py"
+from _ecr_airflow_sync.airflow_syntax import Command, Outcome
+from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
+
+PROGRAM = "describe_airflow.py"
 SCRIPT = """
 import os, sys
 print("hello", *sys.argv[1:])
@@ -29,108 +31,163 @@ if "stdin" in sys.argv:
     print([sys.stdin.read()])
 if "hang" in sys.argv:
     import time; time.sleep(60)
-if "name" in sys.argv:
-    print(__name__)
+if "none" in sys.argv:
+    sys.exit()
+if "fork" in sys.argv and os.fork() == 0:
+    sys.exit(0)
+if "terminate" in sys.argv:
+    import signal, time
+    from multiprocessing import Pool
+    with Pool(4) as pool:
+        pool.map(abs, range(4))
+    there, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready, b"x")
+        time.sleep(60)
+    os.read(there, 1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitpid(child, 0)[1])
+if "commit" in sys.argv:
+    from airflow import settings
+    settings.Session().commit()
+    settings.Session().close()
+if __name__ != "__main__":
+    print("name", __name__)
 """
-
-
-@dataclass
-class Conversation:
-    """What came back: the status, the greeting, and outputs with statuses."""
-
-    status: int
-    greeting: dict[str, Any]
-    answers: list[tuple[str, int]]
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     path = tmp_path / "airflow"
-    path.write_text(SCRIPT)
+    path.write_text(f"#!{sys.executable}\n{SCRIPT}")
+    path.chmod(0o755)
     return path
 
 
-def converse(script: Path, *requests: dict[str, Any], **env: str) -> Conversation:
-    """Run the program as start_interpreter.sh does, but from its file."""
-    defaults = {
-        "file": None,
-        "seconds": 60,
-        "run_name": "__main__",
-        "uninterrupted": False,
-    }
-    lines = [json.dumps({**defaults, **request}) + "\n" for request in requests]
-    done = subprocess.run(
-        [sys.executable, "-u", str(PROGRAM), str(script), "MARK"],
-        input="".join(lines),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(script.parent), **env},
-        text=True,
-        start_new_session=True,
-        check=False,
-    )
-    before = ""
-    facts: list[tuple[str, dict[str, Any]]] = []
-    for piece in done.stdout.split("\nMARK"):
-        document, _, rest = piece.partition("\n")
-        if facts or piece is not done.stdout.split("\nMARK")[0]:
-            facts.append((before, json.loads(document)))
-            before = rest
-    answers = [(output, answer["status"]) for output, answer in facts[1:]]
-    return Conversation(done.returncode, facts[0][1], answers)
-
-
-def test_statuses_and_outputs(script: Path) -> None:
-    words = ["ok"], ["fail"], ["exit"], ["three"]
-    got = converse(script, {"commands": words}, {"commands": [["again"]]})
-    assert [status for _, status in got.answers] == [0, 1, 1, 3, 0]
-    assert got.answers[0][0] == "hello ok\n"
-    assert got.answers[1][0].endswith("ValueError: as asked\n")
-    assert got.answers[2][0] == "hello exit\nas told\n"
-    assert got.answers[4][0] == "hello again\n"
-    assert got.status == 0
+@pytest.fixture
+def interpreter(script: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
+    monkeypatch.setenv("TMPDIR", str(script.parent))
+    with run_interpreter(str(script), 60) as interpreter:
+        yield interpreter
     assert list(script.parent.glob("ecr-airflow-sync-*")) == []
 
 
-def test_a_file_is_a_pipe_that_ends_in_json(script: Path) -> None:
-    got = converse(script, {"commands": [["read"]], "file": {"a": {"b": "c"}}})
-    output, status = got.answers[0]
-    hello, read, _ = output.split("\n")
-    assert (status, read) == (0, '{"a": {"b": "c"}}')
+@pytest.mark.parametrize(
+    ("word", "status", "end"),
+    [
+        ("ok", 0, "hello ok\n"),
+        ("fail", 1, "ValueError: as asked\n"),
+        ("exit", 1, "hello exit\nas told\n"),
+        ("three", 3, "hello three\n"),
+        ("none", 0, "hello none\n"),
+        ("fork", 0, "hello fork\n"),
+        ("stdin", 0, "hello stdin\n['']\n"),
+    ],
+)
+def test_statuses_and_outputs(
+    interpreter: Interpreter, word: str, status: int, end: str
+) -> None:
+    outcome = interpreter.run(Command([word]))
+    assert (outcome.status, outcome.output[-len(end) :]) == (status, end)
+    assert interpreter.run(Command(["again"])) == Outcome(0, "hello again\n")
+
+
+def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["read"], {"a": {"b": "c"}}))
+    hello, read, _ = outcome.output.split("\n")
+    assert (outcome.status, read) == (0, '{"a": {"b": "c"}}')
     assert hello.endswith("/connections.json")
 
 
-def test_commands_find_stdin_empty(script: Path) -> None:
-    got = converse(script, {"commands": [["stdin"], ["next"]]})
-    assert got.answers == [("hello stdin\n['']\n", 0), ("hello next\n", 0)]
-
-
-def test_a_script_that_is_only_imported(script: Path) -> None:
-    got = converse(script, {"commands": [["name"]], "run_name": "imported"})
-    assert got.answers == [("hello name\nimported\n", 0)]
+def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
+    interpreter.start_import()
+    assert interpreter.finish_import().output.endswith("\nname imported\n")
 
 
 def test_what_takes_too_long_is_killed(script: Path) -> None:
-    got = converse(script, {"commands": [["hang"]], "seconds": 0.5})
-    assert (got.status, got.answers) == (-signal.SIGKILL, [])
-    assert list(script.parent.glob("ecr-airflow-sync-*")) == []
+    with run_interpreter(str(script), 0.5) as interpreter:
+        message = f"{script}: killed after 0.5 s without an end; see --timeout"
+        for _ in range(2):
+            with pytest.raises(StepFailed, match=re.escape(message)):
+                interpreter.run(Command(["hang"]))
 
 
-def test_which_airflow_this_is(script: Path, tmp_path: Path) -> None:
+def test_a_forked_child_can_be_terminated(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["terminate"]))
+    assert outcome == Outcome(0, f"hello terminate\n{signal.SIGTERM}\n")
+    assert interpreter.run(Command(["again"])).status == 0
+
+
+SETTINGS = """
+class Session:
+    def flush(self): print("flush")
+    def commit(self): print("commit")
+    def rollback(self): print("rollback")
+    def close(self): print("close")
+session = Session()
+def Session(): return session if shared else object()
+shared = True
+"""
+
+
+@pytest.fixture
+def settings(script: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As much of a package airflow as a transaction needs."""
+    package = script.parent / "site/airflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "settings.py").write_text(SETTINGS)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return package / "settings.py"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("commit", "commit\nclose\n"), ("roll_back", "rollback\nclose\n")]
+)
+def test_a_transaction(
+    settings: Path, interpreter: Interpreter, end: str, said: str
+) -> None:
+    assert interpreter.begin() == Outcome(0, "")
+    within = interpreter.run(Command(["commit"]))
+    assert within == Outcome(0, "hello commit\nflush\n")
+    assert getattr(interpreter, end)() == Outcome(0, said)
+    after = interpreter.run(Command(["commit"]))
+    assert after == Outcome(0, "hello commit\ncommit\nclose\n")
+
+
+def test_sessions_that_are_not_shared(settings: Path, interpreter: Interpreter) -> None:
+    settings.write_text(SETTINGS.replace("shared = True", "shared = False"))
+    outcome = interpreter.begin()
+    assert outcome.status == 1
+    assert "Airflow's commands do not share a database session" in outcome.output
+
+
+def describe(interpreter: Interpreter) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(interpreter.execute(PROGRAM).output)
+    return facts
+
+
+def test_which_airflow_this_is(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_interpreter(str(script), 60) as interpreter:
+        assert describe(interpreter)["version"] is None
     package = tmp_path / "site/apache_airflow-3.9.1.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Name: apache-airflow\nVersion: 3.9.1\n")
-    env = {"AIRFLOW_HOME": "/srv/airflow", "AIRFLOW_CONN_X": "docker://"}
-    got = converse(script, PYTHONPATH=str(package.parent), **env)
-    assert got.greeting == {
-        "script": str(script),
-        "is_airflowctl": False,
-        "version": "3.9.1",
-        "home": "/srv/airflow",
-        "place": "AIRFLOW_HOME /srv/airflow",
-        "variables": ["AIRFLOW_CONN_X"],
-    }
-    assert converse(script).greeting["version"] is None
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
+    monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
+    with run_interpreter(str(script), 60) as interpreter:
+        assert describe(interpreter) == {
+            "script": str(script),
+            "is_airflowctl": False,
+            "version": "3.9.1",
+            "home": "/srv/airflow",
+            "place": "AIRFLOW_HOME /srv/airflow",
+            "variables": ["AIRFLOW_CONN_X"],
+        }
 
 
 @pytest.mark.parametrize(
@@ -142,8 +199,12 @@ def test_which_airflow_this_is(script: Path, tmp_path: Path) -> None:
         ("no JSON", ""),
     ],
 )
-def test_where_airflowctl_is_logged_in(script: Path, login: str, place: str) -> None:
+def test_where_airflowctl_is_logged_in(
+    script: Path, monkeypatch: pytest.MonkeyPatch, login: str, place: str
+) -> None:
     airflowctl = script.rename(script.with_name("airflowctl"))
     (script.parent / "production.json").write_text(login)
-    greeting = converse(airflowctl, AIRFLOW_HOME=str(script.parent)).greeting
-    assert (greeting["is_airflowctl"], greeting["place"]) == (True, place)
+    monkeypatch.setenv("AIRFLOW_HOME", str(script.parent))
+    with run_interpreter(str(airflowctl), 60) as interpreter:
+        facts = describe(interpreter)
+    assert (facts["is_airflowctl"], facts["place"]) == (True, place)
