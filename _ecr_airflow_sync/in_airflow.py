@@ -23,6 +23,8 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Dict, List, Optional
 
 PROCESS = os.getpid()
@@ -160,6 +162,18 @@ class _Actions:
             getattr(self._session, how)()
         finally:
             self._session.close()
+        _do_once()
+
+
+def _do_once() -> None:
+    """Spare further commands what one has done: most of their time on 1.10 and 2.5."""
+    with suppress(ImportError):
+        from airflow.utils import db
+
+        db.check_and_run_migrations = lambda: None  # for airflow/utils/cli.py of 2.x
+        from airflow.bin.cli import CLIFactory  # 1.10, whose script makes the parser
+
+        CLIFactory.get_parser = lru_cache(maxsize=None)(CLIFactory.get_parser)
 
 
 if __name__ == "__main__":
