@@ -215,16 +215,19 @@ class RunningAirflow:
             return self._run_all(commands, connections)
         failures = self._run_all(commands, connections)
         if failures:
-            self._interpreter.roll_back()
+            self._in_transaction("rollback")
             return failures
-        committed = self._interpreter.commit()
+        committed = self._in_transaction("commit")
         if committed.status != 0:
             return {connection.conn_id: committed for connection in connections}
         return {}
 
     def _begin(self) -> bool:
         self._finish_import()
-        return not self._import_failure and self._interpreter.begin().status == 0
+        return not self._import_failure and self._in_transaction("begin").status == 0
+
+    def _in_transaction(self, action: str) -> Outcome:
+        return self._interpreter.execute("transaction.py", action)
 
     def _run_all(
         self, commands: Sequence[Command], connections: Sequence[Connection]

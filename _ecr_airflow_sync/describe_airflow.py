@@ -1,7 +1,7 @@
 """Tells which Airflow a Python has, as one line of JSON, without importing it.
 
 Run by in_airflow.py in Airflow's own Python, 3.6 or later; so it imports nothing of
-ours. Its argument is the path of the airflow script.
+ours. sys.argv[0] is the path of the airflow script.
 """
 
 import json
@@ -14,7 +14,7 @@ AIRFLOWCTL = ("airflowctl", "apache-airflow-ctl")  # its script has two names
 
 
 def main() -> None:
-    script = sys.argv[1]
+    script = sys.argv[0]
     is_airflowctl = os.path.basename(script) in AIRFLOWCTL
     home = os.path.expanduser(os.environ.get("AIRFLOW_HOME") or "~/airflow")
     if is_airflowctl:

@@ -101,10 +101,10 @@ class Interpreter:
         source = _read_file("in_airflow.py")
         self._put({"source": source, "filename": path, "mode": "exec"})
 
-    def execute(self, program: str) -> Outcome:
+    def execute(self, program: str, *argv: str) -> Outcome:
         """Run one of our programs, a file beside this one."""
         path = _find_file(program)
-        self._send("execute", source=_read_file(program), filename=path)
+        self._send("execute", source=_read_file(program), filename=path, argv=argv)
         return self._receive()
 
     def run(self, command: Command) -> Outcome:
@@ -118,19 +118,6 @@ class Interpreter:
         self._send_command(Command(["version"]), "imported")
 
     def finish_import(self) -> Outcome:
-        return self._receive()
-
-    def begin(self) -> Outcome:
-        """Put what is run from here on into one transaction of the database."""
-        self._send("begin")
-        return self._receive()
-
-    def commit(self) -> Outcome:
-        self._send("end", how="commit")
-        return self._receive()
-
-    def roll_back(self) -> Outcome:
-        self._send("end", how="rollback")
         return self._receive()
 
     def end(self, at_once: bool) -> None:
