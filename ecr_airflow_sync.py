@@ -18,21 +18,19 @@ from __future__ import annotations
 import importlib
 import logging
 import random
-import re
 import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Any, Iterable, Mapping, Sequence
 
 import click
 
 from _ecr_airflow_sync.airflow import Airflow, RunningAirflow
-from _ecr_airflow_sync.airflow_syntax import METHODS
 from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.config_file import read_config
 from _ecr_airflow_sync.errors import StepFailed, SyncError, UsageError
+from _ecr_airflow_sync.help_page import Command
 from _ecr_airflow_sync.metrics import require_prometheus_client, write_metrics
 from _ecr_airflow_sync.model import (
     DEFAULT_CONN_ID,
@@ -44,6 +42,7 @@ from _ecr_airflow_sync.model import (
     Token,
     name_variable,
 )
+from _ecr_airflow_sync.options import take_options
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
@@ -182,109 +181,30 @@ def _conclude(
     return Result.written(granted)
 
 
-def _parse_duration(_context: object, _parameter: object, text: str | None) -> float:
-    """Seconds, of hours, minutes and seconds in this order."""
-    if text is None:
-        return 0
-    units = r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?"
-    found = re.fullmatch(units, text)
-    hours, minutes, seconds = map(int, found.groups("0") if found else "000")
-    if not hours + minutes + seconds:
-        raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
-    return 3600 * hours + 60 * minutes + seconds
-
-
-option = click.option
-flag = partial(click.option, is_flag=True)
-
-
 @click.command(
+    cls=Command,
     context_settings={
         "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
         "help_option_names": ["--help", "-h"],
         "show_default": True,
-    }
+    },
 )
-@option(
-    "-r",
-    "--region",
-    metavar="REGION",
-    multiple=True,
-    help="AWS region; repeatable.  [AWS_REGION, or boto3's]",
-)
-@option(
-    "--registry",
-    metavar="ID",
-    multiple=True,
-    help="Account id, or public; repeatable.  [your own]",
-)
-@option(
-    "--conn-id",
-    metavar="TEMPLATE",
-    default=DEFAULT_CONN_ID,
-    help="May hold {registry} and {region}.",
-)
-@option(
-    "--config",
-    metavar="FILE",
-    help="A section for each connection, where they differ.",
-)
-@option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
-@option("--role-arn", metavar="ARN", help="A role to assume.")
-@option("--external-id", metavar="ID", help="What the role's trust policy may ask for.")
-@option(
-    "--aws-conn-id",
-    metavar="ID",
-    help="An Airflow connection that holds AWS credentials.",
-)
-@option(
-    "--host",
-    metavar="TEMPLATE",
-    help="The host in image names, where it is not ECR's plain one.",
-)
-@option("--conn-extra", metavar="JSON", help="The connection's extra.")
-@option(
-    "--airflow",
-    metavar="COMMAND",
-    default="airflow",
-    help="The script, or a command line that ends in it.",
-)
-@option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
-@option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
-@option("--timeout", metavar="SECONDS", default=120.0, help="For Airflow to answer.")
-@option(
-    "--splay",
-    metavar="SECONDS",
-    type=click.IntRange(0, 86400),
-    default=0,
-    help="Wait for a random part of it.",
-)
-@option(
-    "--renew-before",
-    metavar="DURATION",
-    callback=_parse_duration,
-    help="Write only what has less to live: 6h, 90m.",
-)
-@flag("--force", help="Write all, whatever --renew-before says.")
-@option(
-    "--metrics-file",
-    metavar="PATH",
-    help="For node_exporter's textfile collector; needs the extra [metrics].",
-)
-@flag("--check", help="Say whether DockerOperator could log in now; write nothing.")
-@flag("--dry-run", help="Say what would be written; write nothing.")
-@flag("--json", help="The report as one JSON document on stdout.")
-@flag("-q", "--quiet", help="Errors only, for cron.")
-@flag("-v", "--verbose", help="Also what Airflow prints, secrets masked.")
+@take_options
 @click.version_option(
     __version__, message="%(prog)s %(version)s", allow_from_autoenv=False
 )
 def main(**options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
-    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks
-    separate several regions or registries there. Exit status: 0 all connections
-    written, 1 at least one not, 2 bad usage.
+    \b
+    Examples:
+      ecr-airflow-sync --region us-east-1 --airflow /opt/airflow/bin/airflow
+      ecr-airflow-sync --config /etc/ecr-airflow-sync.ini --quiet
+
+    Each option is an environment variable too, such as ECR_AIRFLOW_SYNC_RENEW_BEFORE;
+    blanks separate several regions or registries there. The exit status is 0 if all
+    connections are as they should be, 1 if at least one is not, and 2 if the command
+    was used wrongly.
     """
     signal.signal(signal.SIGTERM, _exit)
     if options["metrics_file"]:

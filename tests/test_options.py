@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Callable
 
+import click
 import pytest
-from conftest import MODULE, Command, FakeAirflow
+from conftest import MODULE, ROOT, Command, FakeAirflow
 from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn
 
 import ecr_airflow_sync
@@ -17,6 +19,7 @@ from ecr_airflow_sync import Airflow, SyncError, Target, UsageError
 
 Place = Callable[..., FakeAirflow]
 A, B, C = "111111111111", "222222222222", "333333333333"
+DOCS = ROOT / "docs"
 USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for help.\n\nError: "
 
 
@@ -333,6 +336,27 @@ def test_help_and_version_import_no_boto3() -> None:
         assert "| click" in done.stderr
         assert "boto" not in done.stderr
     assert done.stdout == f"ecr-airflow-sync {ecr_airflow_sync.__version__}\n"
+
+
+def test_help_has_examples_headings_and_the_place_of_the_docs(sync: Command) -> None:
+    sync.options = []
+    told = sync("--help").stdout
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = [
+        line.split() for line in lines if line.startswith("    ecr-airflow-sync ")
+    ]
+    assert len(examples) == 2
+    for example in examples:  # of options that there are
+        assert ecr_airflow_sync.main.make_context(example[0], example[1:])
+    options_page = (DOCS / "options.md").read_text()
+    headings = re.findall(r"^### (.*)$", options_page, re.MULTILINE)
+    assert re.findall(r"^(\w.*):$", told, re.MULTILINE) == headings
+    folder = Path(lines[-1].partition("Documentation: ")[2])
+    assert (folder / "options.md").read_text() == options_page
+    for option in ecr_airflow_sync.main.params:  # whole phrases
+        assert isinstance(option, click.Option)
+        assert re.fullmatch(r"[A-Z]\w+ .+\.", option.help or "")
 
 
 def test_sync_is_callable(

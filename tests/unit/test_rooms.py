@@ -43,6 +43,8 @@ IMPORTS = {
     "state": {"model"},
     "metrics": {"errors", "model"},
     "report": {"model"},
+    "help_page": set(),
+    "options": {"airflow_syntax", "help_page", "model"},
 }
 AWS = {"aws_errors", "identities", "tokens"}
 AIRFLOW = {"airflow", "airflow_errors", "airflow_syntax", "in_airflow", "interpreter"}
