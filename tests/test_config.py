@@ -132,7 +132,8 @@ def test_a_file_names_what_there_is(
         ("[x]\nhost = https://a\n", ", [x]: host 'https://a' is not a bare host"),
         ("[x]\nexternal_id = a\n", ", [x]: external_id is for a role: give its role_arn"),
         ("[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n", ", [x]: profile and aws_conn_id are two"),
-        ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+        ("[x]\nregion = a,b\n", ", [x]: region 'a,b' is not one region"),
+        ("[a b]\n", ", [a b]: conn id 'a b': it must be 1 to 200"),
         ("[e_{{region}}]\n", ", [e_{{region}}]: a section is a connection id, without placeholders"),
         ("\N{SNOWMAN}", ": File contains no section headers."),
         ("[x]\nregion = \udcff\n", ": 'utf-8' codec can't decode byte 0xff in position 13"),
@@ -181,6 +182,34 @@ def test_files_that_cannot_be_trusted_or_read(
             2,
             True,
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            "[partner]\naws_conn_id = aws_keys\n[aws_keys]\nregion = eu-west-1\n",
+            "aws_keys holds AWS credentials, which the token would replace: "
+            "give another connection id than that of aws_conn_id",
+        ),
+        (
+            "[ecr]\n[other]\n[ECR]\nregion = eu-west-1\n",
+            "ecr and ECR differ in capitals only, and MySQL takes them for one "
+            "connection: rename one",
+        ),
+    ],
+    ids=["keys of another section", "capitals"],
+)
+@pytest.mark.parametrize("check", [[], ["--check"], ["--dry-run"]])
+def test_sections_that_are_in_each_others_way(
+    sync: Command, fake: Place, write: Write, text: str, error: str, check: list[str]
+) -> None:
+    airflow = fake()
+    airflow.store.write_text('{"aws_keys": {"password": "secret"}}')
+    ran = sync("--config", write(text), *check)
+    assert (ran.status, ran.stdout) == (2, "")
+    assert ran.stderr.endswith(f"\n\nError: {error}\n")
+    assert airflow.connections() == {"aws_keys": {"password": "secret"}}
 
 
 def test_the_example(

@@ -49,11 +49,31 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
         *(
             pytest.param(
                 ["--conn-id", conn_id],
-                f"conn id {conn_id!r}: Airflow takes 1 to 200 letters, digits, underscores, "
+                f"conn id {conn_id!r}: it must be 1 to 200 ASCII letters, digits, underscores, "
                 "dashes (not in front) and dots (not two in a row)",
                 id=f"conn id {conn_id[:9]!r}",
             )
-            for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201)
+            for conn_id in (
+                *("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201),
+                *("a2_ümlaut", "a٢"),
+            )
+        ),
+        *(
+            pytest.param(
+                ["--region", region],
+                f"region {region!r} is not one region: give one -r each (in a file, a section each)",
+                id=f"region {region!r}",
+            )
+            for region in ("us-east-1,eu-west-1", "us-east-1 eu-west-1", "eu-west-1\n")
+        ),
+        *(
+            pytest.param(
+                ["--conn-id", conn_id, "--aws-conn-id", "aws_keys"],
+                "aws_keys holds AWS credentials, which the token would replace: "
+                "give another connection id than that of aws_conn_id",
+                id=f"keys overwritten by {conn_id}",
+            )
+            for conn_id in ("aws_keys", "AWS_Keys")
         ),
         pytest.param(
             ["--conn-extra", "[1]"],
@@ -101,42 +121,32 @@ def test_usage_errors_come_before_any_call(
     sync: Command, fake: Place, ecr: EcrStandIn, options: list[str], error: str
 ) -> None:
     airflow = fake()
-    ran = sync("--region", "us-east-1", *options)
+    region = [] if "--region" in options else ["--region", "us-east-1"]
+    ran = sync(*region, *options)
     assert (ran.status, ran.stdout, ran.stderr) == (2, "", f"{USAGE}{error}\n")
     assert ecr.calls == []
     assert airflow.connections() == {}
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "error"),
     [
-        ["-r", "us-east-1", "-r", "eu-west-1"],
-        ["-r", "us-east-1", "--registry", A, "--registry", B],
-        ["-r", "a", "-r", "b", "--registry", A, "--registry", B],
-        [
-            "-r",
-            "a",
-            "-r",
-            "b",
-            "--registry",
-            A,
-            "--registry",
-            B,
-            "--conn-id",
-            "x_{region}",
-        ],
-        ["-r", "a", "-r", "b", "--conn-id", "x_{registry}"],
+        ("-r us-east-1 -r eu-west-1", "2 connections would both be docker_default"),
+        (f"-r us-east-1 --registry {A} --registry {B}", "2 connections would both be docker_default"),
+        (f"-r a -r b --registry {A} --registry {B}", "4 connections would all be docker_default"),
+        (f"-r a -r b --registry {A} --registry {B} --conn-id x_{{region}}", "2 connections would both be x_a"),
+        ("-r a -r b --conn-id x_{registry}", "2 connections would both be x_{registry}"),
     ],
-)
+)  # fmt: skip
 def test_two_registries_never_share_a_connection(
-    sync: Command, fake: Place, ecr: EcrStandIn, options: list[str]
+    sync: Command, fake: Place, ecr: EcrStandIn, options: str, error: str
 ) -> None:
     fake()
-    ran = sync(*options)
-    assert ran.status == 2
-    assert re.search(r"Error: \d registries overwrite each other: ", ran.stderr)
-    assert ran.stderr.endswith("give --conn-id 'ecr_{registry}_{region}'\n")
-    assert ecr.calls == []
+    ran = sync(*options.split())
+    assert (ran.status, ecr.calls) == (2, [])
+    assert (
+        ran.stderr == f"{USAGE}{error}: give --conn-id 'ecr_{{registry}}_{{region}}'\n"
+    )
 
 
 def test_an_empty_region_beside_another(
@@ -378,7 +388,9 @@ def test_sync_is_callable(
         ecr_airflow_sync.sync([mine], there)
     assert caught.value.results[0].status == "failed"
     two = [Target(registry=A), Target(registry=B)]
-    with pytest.raises(UsageError, match=r"overwrite each other.*'ecr_{registry}_"):
+    with pytest.raises(
+        UsageError, match=r"2 connections would both be .*'ecr_{registry}_"
+    ):
         ecr_airflow_sync.sync(two, Airflow())
     with pytest.raises(UsageError, match="not an account id"):
         ecr_airflow_sync.sync([Target(registry="12")], Airflow())
