@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 from typing import Callable
 
@@ -182,6 +183,44 @@ def test_files_that_cannot_be_trusted_or_read(
             2,
             True,
         )
+
+
+def test_a_file_in_a_folder_that_everyone_may_write(
+    sync: Command, fake: Place, tmp_path: Path
+) -> None:
+    fake()
+    shared = tmp_path / "shared by all"
+    path = shared / "mine/sync.ini"
+    path.parent.mkdir(parents=True)
+    path.write_text("[x]\nregion = us-east-1\n")
+    link = tmp_path / "link.ini"
+    link.symlink_to(path)
+    for folder in (path.parent, shared):
+        folder.chmod(0o777)
+        for name in (path, link):
+            ran = sync("--config", str(name))
+            assert ran.status == 2
+            assert ran.stderr.endswith(
+                f"Error: {name}: everyone may write its folder {folder}; chmod o-w '{folder}'\n"
+            )
+        folder.chmod(0o1777)  # sticky, as /tmp
+        assert sync("--config", str(path)).status == 0
+        folder.chmod(0o775)  # a group's
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user(sync: Command, fake: Place, write: Write) -> None:
+    fake()
+    path = write("[x]\nregion = us-east-1\n")
+    for number, name in ((pwd.getpwnam("nobody").pw_uid, "nobody"), (45678, "45678")):
+        os.chown(path, number, 0)
+        ran = sync("--config", path)
+        assert ran.status == 2
+        assert ran.stderr.endswith(
+            f"Error: {path}: its owner is {name}; chown root {path}\n"
+        )
+    os.chown(path, 0, 0)
+    assert sync("--config", path).status == 0
 
 
 @pytest.mark.parametrize(
