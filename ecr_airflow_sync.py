@@ -42,7 +42,7 @@ from _ecr_airflow_sync.model import (
     Token,
     name_variable,
 )
-from _ecr_airflow_sync.options import take_options
+from _ecr_airflow_sync.options import name_as_given, take_options
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
@@ -266,15 +266,21 @@ def _read_targets(options: Mapping[str, Any]) -> list[Target]:
         host=options["host"],
         extra=options["conn_extra"],
     )
-    regions = options["region"]
-    registries = options["registry"]
-    if not options["config"]:
-        return combine_targets(common, regions, registries)
-    if regions or registries or common.conn_id != DEFAULT_CONN_ID:
+    if options["config"]:
+        _refuse_beside_config(options)
+        return read_config(options["config"], common)
+    return combine_targets(common, options["region"], options["registry"])
+
+
+def _refuse_beside_config(options: Mapping[str, Any]) -> None:
+    in_the_file = {"region": (), "registry": (), "conn_id": DEFAULT_CONN_ID}
+    given = [name for name, nothing in in_the_file.items() if options[name] != nothing]
+    if given:
+        names = " and ".join(name_as_given(name) for name in given)
         raise UsageError(
-            "with --config, regions, registries and connection ids stand in the file"
+            f"{names} cannot be used with {name_as_given('config')}: "
+            "regions, registries and connection ids stand in the file"
         )
-    return read_config(options["config"], common)
 
 
 def _wait_a_moment(splay: int) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any, Callable, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .airflow_syntax import METHODS
 from .help_page import under
@@ -19,6 +20,14 @@ def take_options(function: Function) -> Function:
     for option in reversed(OPTIONS):
         function = option(function)
     return function
+
+
+def name_as_given(name: str) -> str:
+    """What the user wrote to give the option: itself, or its variable."""
+    context = click.get_current_context()
+    if context.get_parameter_source(name) == ParameterSource.ENVIRONMENT:
+        return f"{context.auto_envvar_prefix}_{name.upper()}"
+    return f"--{name.replace('_', '-')}"
 
 
 def _parse_duration(_context: object, _parameter: object, text: str | None) -> float:

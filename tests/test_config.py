@@ -98,17 +98,44 @@ def test_options_are_what_a_file_does_not_say(
 
 
 @pytest.mark.parametrize(
-    "options", [["-r", "us-east-1"], ["--registry", A], ["--conn-id", "x"]]
-)
+    ("options", "env", "named"),
+    [
+        ("-r us-east-1", {}, "--region"),
+        (f"--registry {A}", {}, "--registry"),
+        ("--conn-id x", {}, "--conn-id"),
+        ("", {"REGION": "us-east-1"}, "ECR_AIRFLOW_SYNC_REGION"),
+        ("", {"REGISTRY": A, "CONN_ID": "x"}, "ECR_AIRFLOW_SYNC_REGISTRY and ECR_AIRFLOW_SYNC_CONN_ID"),
+        ("-r us-east-1", {"REGION": "eu-west-1"}, "--region"),
+    ],
+)  # fmt: skip
 def test_a_file_names_what_there_is(
-    sync: Command, fake: Place, ecr: EcrStandIn, write: Write, options: list[str]
+    sync: Command,
+    fake: Place,
+    ecr: EcrStandIn,
+    write: Write,
+    options: str,
+    env: dict[str, str],
+    named: str,
 ) -> None:
     fake()
-    ran = sync("--config", write("[x]\n"), *options)
+    path = write("[x]\nregion = us-east-1\n")
+    sync.env.update({f"ECR_AIRFLOW_SYNC_{name}": text for name, text in env.items()})
+    why = "regions, registries and connection ids stand in the file"
+    ran = sync("--config", path, *options.split())
     assert (ran.status, ecr.calls) == (2, [])
-    assert ran.stderr.endswith(
-        "Error: with --config, regions, registries and connection ids stand in the file\n"
-    )
+    assert ran.stderr.endswith(f"Error: {named} cannot be used with --config: {why}\n")
+    ran = sync(*options.split(), ECR_AIRFLOW_SYNC_CONFIG=path)
+    assert ran.stderr.endswith(f" with ECR_AIRFLOW_SYNC_CONFIG: {why}\n")
+
+
+def test_what_says_nothing_may_stand_beside_a_file(
+    sync: Command, fake: Place, write: Write
+) -> None:
+    fake()
+    nothing = {"ECR_AIRFLOW_SYNC_REGION": "", "ECR_AIRFLOW_SYNC_CONN_ID": ""}
+    path = write("[x]\nregion = us-east-1\n")
+    assert sync("--config", path, **nothing).status == 0
+    assert sync("--config", path, "--conn-id", "docker_default").status == 0
 
 
 @pytest.mark.parametrize(
