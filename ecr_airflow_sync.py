@@ -90,6 +90,7 @@ def _has_failed(run: Run) -> bool:
 def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
     targets = validate_targets(targets)
     validate_for_check(targets)
+    log.info("Asking Airflow for %d connection(s) ...", len(targets))
     try:
         with airflow.start(import_now=False) as running:
             held = running.read(target.conn_id for target in targets)
@@ -203,13 +204,12 @@ def main(**options: Any) -> None:
 
     Each option is an environment variable too, such as ECR_AIRFLOW_SYNC_RENEW_BEFORE;
     blanks separate several regions or registries there. The exit status is 0 if all
-    connections are as they should be, 1 if at least one is not, and 2 if the command
-    was used wrongly.
+    connections are well, 1 if one is not, and 2 if the command was used wrongly.
     """
     signal.signal(signal.SIGTERM, _exit)
+    _configure_logging(options["quiet"], options["verbose"])
     if options["metrics_file"]:
         require_prometheus_client()
-    _configure_logging(options["quiet"], options["verbose"])
     targets = _read_targets(options)
     airflow = Airflow(
         command=options["airflow"],
@@ -228,14 +228,20 @@ def main(**options: Any) -> None:
     if options["metrics_file"] and not (options["check"] or options["dry_run"]):
         seconds = time.monotonic() - began
         write_metrics(options["metrics_file"], run.results, seconds, __version__)
-
-    if _has_failed(run):  # told first, because stdout may be gone, as in `| head -1`
-        click.echo(SyncError(run.results), err=True)
-    if options["json"]:
-        print_report(format_json(run))
-    elif not options["quiet"]:
-        print_report(format_text(run))
+    _tell(run, options["json"], options["quiet"])
     click.get_current_context().exit(1 if _has_failed(run) else 0)
+
+
+def _tell(run: Run, as_json: bool, quiet: bool) -> None:
+    """The report, and below it why connections failed."""
+    try:
+        if as_json:
+            print_report(format_json(run))
+        elif not quiet:
+            print_report(format_text(run))
+    finally:  # stdout may be gone, as in `| head -1`
+        if _has_failed(run):
+            click.echo(SyncError(run.results), err=True)
 
 
 def _exit(number: int, _frame: object) -> None:

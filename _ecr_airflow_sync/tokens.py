@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Iterable, Mapping, Sequence, Tuple, Union
 
 from .aws_errors import NOT_ECR, explain_aws_error
-from .errors import TRY_AGAIN, Held, StepFailed
+from .errors import TRY_AGAIN, ConnectionMissing, Held, StepFailed
 from .identities import create_client, find_credential_process
 from .model import PUBLIC, PUBLIC_HOST, HeldConnection, Target, Token
 from .side_by_side import run_side_by_side
@@ -93,6 +93,11 @@ def _ask(
 
 def _create_client(target: Target, credentials: Credentials) -> Any:
     held = credentials.get(target.aws_conn_id or "")
+    if isinstance(held, ConnectionMissing):
+        raise StepFailed(
+            f"aws_conn_id {target.aws_conn_id}: Airflow has no such connection; "
+            "check the id, or create it, with AWS credentials"
+        )
     if isinstance(held, StepFailed):
         raise StepFailed(f"aws_conn_id {target.aws_conn_id}: {held}")
     service = "ecr-public" if target.registry == PUBLIC else "ecr"

@@ -134,7 +134,7 @@ def test_faults(
     ecr.faults["us-east-1"] = fault
     ran = sync("-r", "us-east-1", "--quiet")
     expected = re.escape(error.replace("{url}", ecr.url))
-    held = r"the token written there at \d\d:\d\d UTC is valid for 11 h more"
+    held = r"the token written there at \d\d:\d\d UTC is valid for 12 h more"
     assert re.fullmatch(f"docker_default: {expected}; {held}\n", ran.stderr)
     assert (ran.status, ran.stdout, len(ecr.calls) - 1) == (1, "", calls)
     assert airflow.connections() == before
@@ -159,7 +159,27 @@ def test_no_certificates(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     assert ran.status == 1
     assert ran.stderr.startswith("docker_default: ECR in us-east-1: ")
     assert ran.stderr.count("\n") == 1
-    assert "check AWS_CA_BUNDLE" in ran.stderr
+    assert "; check AWS_CA_BUNDLE, a CA bundle that must know" in ran.stderr
+
+
+def test_a_proxy_whose_certificate_is_not_trusted(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    """As companies have them. Then the same proxy, trusted."""
+    airflow = fake()
+    del sync.env["AWS_ENDPOINT_URL_ECR"]
+    host = "api.ecr.us-east-1.amazonaws.com"
+    with RegistryStandIn(ecr, hosts=(host,)) as proxy:
+        sync.env.update(proxy.environment())
+        ran = sync("-r", "us-east-1", "-q")
+        assert (ran.status, airflow.connections()) == (1, {})
+        assert "CERTIFICATE_VERIFY_FAILED" in ran.stderr
+        assert ran.stderr.endswith(
+            "; check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, "
+            "and this host's clock\n"
+        )
+        ran = sync("-r", "us-east-1", "-q", AWS_CA_BUNDLE=sync.env["SSL_CERT_FILE"])
+        assert "CERTIFICATE" not in ran.stderr
 
 
 def test_a_throttled_call_is_tried_again(
@@ -443,7 +463,7 @@ def test_moto_as_a_second_ecr(sync: Command, fake: Place) -> None:
         server.stop()
     assert ran.status == 0, ran.stderr
     # moto's tokens expired in 2015: they are written all the same, and the report says so.
-    assert "valid for no more, until 2015-" in ran.stdout
+    assert ".amazonaws.com, expired at 2015-" in ran.stdout
     stored = airflow.connections()[f"e_{A}"]
     assert stored["host"] == f"{A}.dkr.ecr.us-east-1.amazonaws.com"
     assert (stored["login"], stored["password"]) == ("AWS", f"{A}-auth-token")

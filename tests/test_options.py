@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 
 import click
 import pytest
 from conftest import MODULE, ROOT, Command, FakeAirflow
-from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn
+from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn, Fault
 
 import ecr_airflow_sync
 from ecr_airflow_sync import Airflow, SyncError, Target, UsageError
@@ -279,9 +282,109 @@ def test_what_a_run_tells(sync: Command, fake: Place) -> None:
     )
     assert re.fullmatch(
         rf"docker_default  written  {ACCOUNT}\.dkr\.ecr\.us-east-1\.amazonaws\.com, "
-        r"valid for 12 h 0 min, until \d{4}-\d\d-\d\d \d\d:\d\d UTC",
+        r"until \d\d:\d\d UTC \(12 h\)",
         second,
     )
+
+
+def test_a_result_is_a_line_of_eighty_columns_where_names_allow(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    (line,) = sync("-r", "us-east-1", "--conn-id", "e").stdout.splitlines()[1:]
+    assert len(line) == 80
+    for lifetime, until in (
+        (12 * 3600, r"until \d\d:\d\d UTC \(12 h\)"),
+        (11.8 * 3600, r"until \d\d:\d\d UTC \(11 h\)"),
+        (44.9 * 60, r"until \d\d:\d\d UTC \(45 min\)"),
+        (36 * 3600, r"until 20\d\d-\d\d-\d\d \d\d:\d\d UTC \(36 h\)"),
+        (-60, r"expired at 20\d\d-\d\d-\d\d \d\d:\d\d UTC"),
+    ):
+        ecr.lifetime = lifetime
+        ran = sync("-r", "us-east-1")
+        assert re.search(rf"\.amazonaws\.com, {until}\n$", ran.stdout)
+
+
+def look(sync: Command, *options: str, **more: str) -> str:
+    """What a terminal shows of a run."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        sync.arguments(*options),
+        env={**sync.env, **more},
+        stdin=subprocess.DEVNULL,
+        stdout=child,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    with suppress(OSError):  # which is the end of a terminal
+        while True:
+            shown += os.read(parent, 65536)
+    os.close(parent)
+    process.wait()
+    return shown.decode().replace("\r\n", "\n")
+
+
+RED = "\x1b[31mfailed\x1b[0m"
+
+
+def test_a_terminal_shows_a_failure_in_red_and_then_why(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="No.")
+    shown = look(sync, "-r", "us-east-1")
+    _, header, result, why = shown.splitlines()
+    assert header.startswith("Airflow 2.11.2, ")
+    assert result == f"docker_default  {RED}"
+    assert why.startswith(
+        "docker_default: ECR in us-east-1: AccessDeniedException: No;"
+    )
+    plain = shown.replace(RED, "failed")
+    assert look(sync, "-r", "us-east-1", NO_COLOR="1") == plain
+    ran = sync("-r", "us-east-1")
+    assert f"{ran.stdout}{ran.stderr}" == plain.partition("\n")[2]
+
+
+def test_a_terminal_shows_what_a_check_is_waiting_for(
+    sync: Command, fake: Place
+) -> None:
+    fake()
+    shown = look(sync, "-r", "us-east-1", "--check")
+    assert shown.startswith("Asking Airflow for 1 connection(s) ...\n")
+    assert "\nLogging in with 1 connection(s) ...\n" in shown
+    assert sync("-r", "us-east-1", "--check").stderr.startswith("docker_default: ")
+
+
+def test_no_error_is_lost_where_nobody_reads_the_report(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        sync.arguments("-r", "us-east-1"),
+        env=sync.env,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert re.fullmatch("docker_default: ECR in us-east-1: .*\n", done.stderr)
+
+
+def test_no_full_stop_before_what_comes_next(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    assert sync("-r", "us-east-1").status == 0
+    airflow.script.write_text(
+        f"#!{sys.executable}\nraise SystemExit('The database is asleep.')\n"
+    )
+    ran = sync("-r", "us-east-1", "-q")
+    assert ran.status == 1
+    assert ": The database is asleep; the token written there at " in ran.stderr
 
 
 def test_quiet_says_nothing_when_all_is_well(sync: Command, fake: Place) -> None:

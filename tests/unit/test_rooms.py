@@ -41,7 +41,7 @@ IMPORTS = {
         "model",
     },
     "check": {"errors", "masking", "model", "side_by_side"},
-    "state": {"model"},
+    "state": {"errors", "model"},
     "metrics": {"errors", "model"},
     "report": {"model"},
     "help_page": set(),
