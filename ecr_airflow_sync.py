@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import logging
 import random
+import resource
 import signal
 import sys
 import time
@@ -207,6 +208,7 @@ def main(**options: Any) -> None:
     connections are well, 1 if one is not, and 2 if the command was used wrongly.
     """
     signal.signal(signal.SIGTERM, _exit)
+    _forbid_core_dumps()
     _configure_logging(options["quiet"], options["verbose"])
     if options["metrics_file"]:
         require_prometheus_client()
@@ -230,6 +232,12 @@ def main(**options: Any) -> None:
         write_metrics(options["metrics_file"], run.results, seconds, __version__)
     _tell(run, options["json"], options["quiet"])
     click.get_current_context().exit(1 if _has_failed(run) else 0)
+
+
+def _forbid_core_dumps() -> None:
+    """One would hold tokens. What is started here inherits it: Airflow's Python too."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _tell(run: Run, as_json: bool, quiet: bool) -> None:

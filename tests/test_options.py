@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import subprocess
 import sys
 from contextlib import suppress
@@ -385,6 +386,26 @@ def test_no_full_stop_before_what_comes_next(sync: Command, fake: Place) -> None
     ran = sync("-r", "us-east-1", "-q")
     assert ran.status == 1
     assert ": The database is asleep; the token written there at " in ran.stderr
+
+
+def test_nothing_leaves_a_core_dump(sync: Command, fake: Place) -> None:
+    """Airflow's Python is told by what the command is allowed itself."""
+    airflow = fake()
+    told = airflow.script.with_name("limits")
+    with airflow.script.open("a") as script:
+        script.write(
+            f"import resource\nPath({str(told)!r}).write_text("
+            "str(resource.getrlimit(resource.RLIMIT_CORE)))\n"
+        )
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("this machine allows none anyway")
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        assert sync("-r", "us-east-1").status == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert told.read_text() == "(0, 0)"
 
 
 def test_quiet_says_nothing_when_all_is_well(sync: Command, fake: Place) -> None:
