@@ -18,21 +18,20 @@ from __future__ import annotations
 import importlib
 import logging
 import random
-import re
+import resource
 import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Any, Iterable, Mapping, Sequence
 
 import click
 
 from _ecr_airflow_sync.airflow import Airflow, RunningAirflow
-from _ecr_airflow_sync.airflow_syntax import METHODS
 from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.config_file import read_config
 from _ecr_airflow_sync.errors import StepFailed, SyncError, UsageError
+from _ecr_airflow_sync.help_page import Command
 from _ecr_airflow_sync.metrics import require_prometheus_client, write_metrics
 from _ecr_airflow_sync.model import (
     DEFAULT_CONN_ID,
@@ -44,6 +43,7 @@ from _ecr_airflow_sync.model import (
     Token,
     name_variable,
 )
+from _ecr_airflow_sync.options import name_as_given, take_options
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
@@ -91,6 +91,7 @@ def _has_failed(run: Run) -> bool:
 def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
     targets = validate_targets(targets)
     validate_for_check(targets)
+    log.info("Asking Airflow for %d connection(s) ...", len(targets))
     try:
         with airflow.start(import_now=False) as running:
             held = running.read(target.conn_id for target in targets)
@@ -183,114 +184,35 @@ def _conclude(
     return Result.written(granted)
 
 
-def _parse_duration(_context: object, _parameter: object, text: str | None) -> float:
-    """Seconds, of hours, minutes and seconds in this order."""
-    if text is None:
-        return 0
-    units = r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?"
-    found = re.fullmatch(units, text)
-    hours, minutes, seconds = map(int, found.groups("0") if found else "000")
-    if not hours + minutes + seconds:
-        raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
-    return 3600 * hours + 60 * minutes + seconds
-
-
-option = click.option
-flag = partial(click.option, is_flag=True)
-
-
 @click.command(
+    cls=Command,
     context_settings={
         "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
         "help_option_names": ["--help", "-h"],
         "show_default": True,
-    }
+    },
 )
-@option(
-    "-r",
-    "--region",
-    metavar="REGION",
-    multiple=True,
-    help="AWS region; repeatable.  [AWS_REGION, or boto3's]",
-)
-@option(
-    "--registry",
-    metavar="ID",
-    multiple=True,
-    help="Account id, or public; repeatable.  [your own]",
-)
-@option(
-    "--conn-id",
-    metavar="TEMPLATE",
-    default=DEFAULT_CONN_ID,
-    help="May hold {registry} and {region}.",
-)
-@option(
-    "--config",
-    metavar="FILE",
-    help="A section for each connection, where they differ.",
-)
-@option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
-@option("--role-arn", metavar="ARN", help="A role to assume.")
-@option("--external-id", metavar="ID", help="What the role's trust policy may ask for.")
-@option(
-    "--aws-conn-id",
-    metavar="ID",
-    help="An Airflow connection that holds AWS credentials.",
-)
-@option(
-    "--host",
-    metavar="TEMPLATE",
-    help="The host in image names, where it is not ECR's plain one.",
-)
-@option("--conn-extra", metavar="JSON", help="The connection's extra.")
-@option(
-    "--airflow",
-    metavar="COMMAND",
-    default="airflow",
-    help="The script, or a command line that ends in it.",
-)
-@option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
-@option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
-@option("--timeout", metavar="SECONDS", default=120.0, help="For Airflow to answer.")
-@option(
-    "--splay",
-    metavar="SECONDS",
-    type=click.IntRange(0, 86400),
-    default=0,
-    help="Wait for a random part of it.",
-)
-@option(
-    "--renew-before",
-    metavar="DURATION",
-    callback=_parse_duration,
-    help="Write only what has less to live: 6h, 90m.",
-)
-@flag("--force", help="Write all, whatever --renew-before says.")
-@option(
-    "--metrics-file",
-    metavar="PATH",
-    help="For node_exporter's textfile collector; needs the extra [metrics].",
-)
-@flag("--check", help="Say whether DockerOperator could log in now; write nothing.")
-@flag("--dry-run", help="Say what would be written; write nothing.")
-@flag("--json", help="The report as one JSON document on stdout.")
-@flag("-q", "--quiet", help="Errors only, for cron.")
-@flag("-v", "--verbose", help="Also what Airflow prints, secrets masked.")
+@take_options
 @click.version_option(
     __version__, message="%(prog)s %(version)s", allow_from_autoenv=False
 )
 def main(**options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
-    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks
-    separate several regions or registries there. Exit status: 0 all connections
-    written, 1 at least one not, 2 bad usage.
+    \b
+    Examples:
+      ecr-airflow-sync --region us-east-1 --airflow /opt/airflow/bin/airflow
+      ecr-airflow-sync --config /etc/ecr-airflow-sync.ini --quiet
+
+    Each option is an environment variable too, such as ECR_AIRFLOW_SYNC_RENEW_BEFORE;
+    blanks separate several regions or registries there. The exit status is 0 if all
+    connections are well, 1 if one is not, and 2 if the command was used wrongly.
     """
     signal.signal(signal.SIGTERM, _exit)
+    _forbid_core_dumps()
+    _configure_logging(options["quiet"], options["verbose"])
     if options["metrics_file"]:
         require_prometheus_client()
-    _configure_logging(options["quiet"], options["verbose"])
     targets = _read_targets(options)
     airflow = Airflow(
         command=options["airflow"],
@@ -309,14 +231,26 @@ def main(**options: Any) -> None:
     if options["metrics_file"] and not (options["check"] or options["dry_run"]):
         seconds = time.monotonic() - began
         write_metrics(options["metrics_file"], run.results, seconds, __version__)
-
-    if _has_failed(run):  # told first, because stdout may be gone, as in `| head -1`
-        click.echo(SyncError(run.results), err=True)
-    if options["json"]:
-        print_report(format_json(run))
-    elif not options["quiet"]:
-        print_report(format_text(run))
+    _tell(run, options["json"], options["quiet"])
     click.get_current_context().exit(1 if _has_failed(run) else 0)
+
+
+def _forbid_core_dumps() -> None:
+    """One would hold tokens. What is started here inherits it: Airflow's Python too."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _tell(run: Run, as_json: bool, quiet: bool) -> None:
+    """The report, and below it why connections failed."""
+    try:
+        if as_json:
+            print_report(format_json(run))
+        elif not quiet:
+            print_report(format_text(run))
+    finally:  # stdout may be gone, as in `| head -1`
+        if _has_failed(run):
+            click.echo(SyncError(run.results), err=True)
 
 
 def _exit(number: int, _frame: object) -> None:
@@ -347,15 +281,21 @@ def _read_targets(options: Mapping[str, Any]) -> list[Target]:
         host=options["host"],
         extra=options["conn_extra"],
     )
-    regions = options["region"]
-    registries = options["registry"]
-    if not options["config"]:
-        return combine_targets(common, regions, registries)
-    if regions or registries or common.conn_id != DEFAULT_CONN_ID:
+    if options["config"]:
+        _refuse_beside_config(options)
+        return read_config(options["config"], common)
+    return combine_targets(common, options["region"], options["registry"])
+
+
+def _refuse_beside_config(options: Mapping[str, Any]) -> None:
+    in_the_file = {"region": (), "registry": (), "conn_id": DEFAULT_CONN_ID}
+    given = [name for name, nothing in in_the_file.items() if options[name] != nothing]
+    if given:
+        names = " and ".join(name_as_given(name) for name in given)
         raise UsageError(
-            "with --config, regions, registries and connection ids stand in the file"
+            f"{names} cannot be used with {name_as_given('config')}: "
+            "regions, registries and connection ids stand in the file"
         )
-    return read_config(options["config"], common)
 
 
 def _wait_a_moment(splay: int) -> None:

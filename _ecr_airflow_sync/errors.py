@@ -61,3 +61,8 @@ def advise(text: str, table: Sequence[Advice]) -> str:
         if re.search(advice.pattern, text):
             return advice.next_step
     return ""
+
+
+def add_clause(said: str, more: str) -> str:
+    """One line of both, without the full stop that others end a sentence with."""
+    return re.sub(r"(?<!\.)\.$", "", said) + f"; {more}"

@@ -43,6 +43,12 @@ def name_variable(conn_id: str) -> str:
     return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
+def format_left(until: datetime) -> str:
+    """How long that is from now: in hours, or in minutes where it is less than one."""
+    minutes = round((until - datetime.now(timezone.utc)).total_seconds() / 60)
+    return f"{minutes // 60} h" if minutes >= 60 else f"{minutes} min"
+
+
 @dataclass(frozen=True)
 class Target:
     """A docker connection that is asked for, and the identity that asks ECR for it.

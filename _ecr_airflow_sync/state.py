@@ -10,10 +10,11 @@ import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any, Collection, Iterable, Mapping
 
-from .model import UTC_FORMAT, Result, Target
+from .errors import add_clause
+from .model import UTC_FORMAT, Result, Target, format_left
 
 log = logging.getLogger("ecr_airflow_sync")
 
@@ -78,7 +79,7 @@ class State:
         return replace(
             result,
             conn_id=entry.conn_id,
-            error=f"{result.error}; {_describe_held(entry)}",
+            error=add_clause(result.error or "", _describe_held(entry)),
             expires_at=entry.expires_at,
             last_success=entry.last_success,
         )
@@ -240,11 +241,9 @@ def _digest(parts: object) -> str:
 
 
 def _describe_held(entry: Entry) -> str:
-    left = entry.expires_at - _now()
-    if left <= timedelta(0):
+    if entry.expires_at <= _now():
         until = entry.expires_at.strftime(UTC_FORMAT)
         return f"the token written there expired at {until}"
-    hours, minutes = divmod(int(left.total_seconds()) // 60, 60)
-    more = f"{hours} h" if hours else f"{minutes} min"
     written = f"{entry.written_at:%H:%M} UTC"
-    return f"the token written there at {written} is valid for {more} more"
+    left = format_left(entry.expires_at)
+    return f"the token written there at {written} is valid for {left} more"

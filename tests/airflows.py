@@ -78,7 +78,7 @@ def environment(version: str) -> Path:
     recipe = _recipe(version)
     folder = _folder(version)
     with _locked(folder):
-        if not (folder / "built").exists():
+        if not is_built(version):
             shutil.rmtree(folder, ignore_errors=True)
             python = find_python(*recipe.pythons)
             _uv("venv", "--python", python, str(folder))
@@ -91,6 +91,11 @@ def environment(version: str) -> Path:
                 run(version, variables(folder / "home"), *recipe.init)
             (folder / "built").touch()
     return folder
+
+
+def is_built(version: str) -> bool:
+    """Whether that environment is there already. Building it takes minutes."""
+    return (_folder(version) / "built").exists()
 
 
 def _recipe(version: str) -> Recipe:

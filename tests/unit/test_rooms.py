@@ -21,7 +21,8 @@ IMPORTS: dict[str, set[str]] = {
     "model": set(),
     "masking": set(),
     "errors": {"model"},
-    "side_by_side": {"errors"},
+    "leftovers": set(),
+    "side_by_side": {"errors", "leftovers"},
     "targets": {"errors", "model"},
     "config_file": {"errors", "model", "targets"},
     "aws_errors": {"errors", "masking"},
@@ -42,9 +43,11 @@ IMPORTS: dict[str, set[str]] = {
         "model",
     },
     "check": {"errors", "masking", "model", "side_by_side"},
-    "state": {"model"},
+    "state": {"errors", "model"},
     "metrics": {"errors", "model"},
     "report": {"model"},
+    "help_page": set(),
+    "options": {"airflow_syntax", "help_page", "model"},
 }
 STANDARD = {
     *("atexit", "contextlib", "gc", "importlib", "json", "os", "resource", "runpy"),
