@@ -21,6 +21,10 @@ class StepFailed(Exception):
     """Why a step failed: one line with what to do next, and no secret in it."""
 
 
+class TimedOut(StepFailed):
+    """Airflow did not answer within --timeout."""
+
+
 class ConnectionMissing(StepFailed):
     """Airflow was asked for a connection, and has none of that id."""
 

@@ -53,8 +53,8 @@ def main() -> None:
         watch.cancel()
         _answer(marker, status)
     shutil.rmtree(folder, ignore_errors=True)
-    # Python would take itself apart for half a second and more. What Airflow and plugins
-    # left for the end is done: airflow/settings.py lets go of the database, logging flushes.
+    # Python takes half a second and more to take itself apart. What Airflow and plugins
+    # left for the end is done all the same, such as airflow.settings.dispose_orm.
     atexit._run_exitfuncs()
     os._exit(0)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Mapping, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from .airflow_syntax import METHODS
+from .config_file import read_config
+from .errors import UsageError
 from .help_page import under
-from .model import DEFAULT_CONN_ID
+from .model import DEFAULT_CONN_ID, Target
+from .targets import combine_targets
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -137,6 +140,11 @@ OPTIONS = (
         help="Leave a token alone that is valid for longer than this: 6h, 90m.",
     ),
     when(
+        "--replace",
+        is_flag=True,
+        help="Replace a connection even if ecr-airflow-sync did not write it.",
+    ),
+    when(
         "--force",
         is_flag=True,
         help="Write in any case, whatever --renew-before says.",
@@ -174,3 +182,31 @@ OPTIONS = (
         help="Also print what Airflow prints, with secrets masked.",
     ),
 )
+
+
+def read_targets(options: Mapping[str, Any]) -> list[Target]:
+    """What the options ask for, or the file that they name. Raises UsageError."""
+    common = Target(
+        conn_id=options["conn_id"],
+        profile=options["profile"],
+        role_arn=options["role_arn"],
+        external_id=options["external_id"],
+        aws_conn_id=options["aws_conn_id"],
+        host=options["host"],
+        extra=options["conn_extra"],
+    )
+    if options["config"]:
+        _refuse_beside_config(options)
+        return read_config(options["config"], common)
+    return combine_targets(common, options["region"], options["registry"])
+
+
+def _refuse_beside_config(options: Mapping[str, Any]) -> None:
+    in_the_file = {"region": (), "registry": (), "conn_id": DEFAULT_CONN_ID}
+    given = [name for name, nothing in in_the_file.items() if options[name] != nothing]
+    if given:
+        names = " and ".join(name_as_given(name) for name in given)
+        raise UsageError(
+            f"{names} cannot be used with {name_as_given('config')}: "
+            "regions, registries and connection ids stand in the file"
+        )

@@ -50,6 +50,8 @@ def _format_line(result: Result, width: int) -> str:
     line = f"{conn_id}  {result.status:7}  {result.host}"
     if result.expires_at:
         line += f", {_format_until(result.expires_at)}"
+    if result.remark:
+        line += f", {result.remark}"
     return line
 
 

@@ -72,9 +72,9 @@ class State:
         return fresh
 
     def explain_failure(self, target: Target, result: Result) -> Result:
-        """The failed result, with what the connection still holds."""
+        """A failed result, with what the connection still holds."""
         entry = self._find(target)
-        if not entry:
+        if not entry or not result.error:
             return result
         return replace(
             result,
@@ -118,6 +118,11 @@ class State:
         with open(new, "w", encoding="ascii", opener=_open_private) as file:
             json.dump(document, file, indent=1, default=datetime.isoformat)
         os.replace(new, self._path)
+
+    def list_conn_ids(self) -> set[str]:
+        """The connections of this Airflow that this host wrote."""
+        entries = self._entries
+        return {entry.conn_id for entry in entries if entry.airflow == self._airflow}
 
     def _find(self, target: Target) -> Entry | None:
         digest = _digest_target(target)
@@ -224,7 +229,19 @@ def _parse_entry(document: dict[str, Any]) -> Entry:
 def _digest_airflow(command: str) -> str:
     *prefix, script = shlex.split(command)
     found = shutil.which(script) or script
-    return _digest([prefix, found, _list_environment(LEADS_TO_AIRFLOW)])
+    environment = _list_environment(LEADS_TO_AIRFLOW)
+    return _digest([prefix, found, environment, _read_airflow_cfg()])
+
+
+def _read_airflow_cfg() -> str:
+    """It may name the database. "" where it cannot be read, as within a container."""
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    path = os.environ.get("AIRFLOW_CONFIG") or os.path.join(home, "airflow.cfg")
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _digest_target(target: Target) -> str:

@@ -114,7 +114,7 @@ def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
 
 def test_what_takes_too_long_is_killed(script: Path) -> None:
     with run_interpreter(str(script), 0.5) as interpreter:
-        message = f"{script}: killed after 0.5 s without an end; see --timeout"
+        message = f"{script}: killed after 0.5 s, while running hang; see --timeout"
         for _ in range(2):
             with pytest.raises(StepFailed, match=re.escape(message)):
                 interpreter.run(Command(["hang"]))
@@ -186,6 +186,8 @@ def test_which_airflow_this_is(
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
     monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
+    url = "postgresql+psycopg2://airflow:s3cret@db.example.com:5432/airflow"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     with run_interpreter(str(script), 60) as interpreter:
         assert describe(interpreter) == {
             "script": str(script),
@@ -193,6 +195,7 @@ def test_which_airflow_this_is(
             "version": "3.9.1",
             "home": "/srv/airflow",
             "place": "AIRFLOW_HOME /srv/airflow",
+            "database": "db.example.com",
             "variables": ["AIRFLOW_CONN_X"],
         }
 

@@ -34,7 +34,8 @@ IMPORTS: dict[str, set[str]] = {
     "airflow_syntax": {"errors", "model"},
     "airflow_errors": {"airflow_syntax", "errors", "masking"},
     "interpreter": {"airflow_syntax", "errors", "masking", "side_by_side"},
-    "airflow": {
+    "ownership": {"errors", "model"},
+    "running_airflow": {
         "airflow_errors",
         "airflow_syntax",
         "errors",
@@ -42,16 +43,43 @@ IMPORTS: dict[str, set[str]] = {
         "masking",
         "model",
     },
+    "airflow": {
+        "airflow_errors",
+        "airflow_syntax",
+        "errors",
+        "interpreter",
+        "masking",
+        "model",
+        "running_airflow",
+    },
     "check": {"errors", "masking", "model", "side_by_side"},
     "state": {"errors", "model"},
     "metrics": {"errors", "model"},
     "report": {"model"},
     "help_page": set(),
-    "options": {"airflow_syntax", "help_page", "model"},
+    "options": {
+        "airflow_syntax",
+        "config_file",
+        "errors",
+        "help_page",
+        "model",
+        "targets",
+    },
+    "process": set(),
 }
 STANDARD = {
-    *("atexit", "contextlib", "gc", "importlib", "json", "os", "resource", "runpy"),
-    "functools",
+    *(
+        "atexit",
+        "contextlib",
+        "gc",
+        "importlib",
+        "json",
+        "os",
+        "re",
+        "resource",
+        "runpy",
+    ),
+    *("functools", "urllib.parse"),
     *("shutil", "signal", "sys", "tempfile", "threading", "traceback", "typing"),
 }
 OF_AIRFLOW = {"airflow", "airflow.bin.cli", "airflow.utils"}
