@@ -6,7 +6,7 @@ import re
 from typing import Iterable
 
 from .airflow_syntax import Outcome
-from .errors import Advice, advise
+from .errors import Advice, add_clause, advise
 from .masking import mask
 
 LONGEST = 500  # characters of what Airflow said that are worth showing
@@ -49,7 +49,7 @@ def explain_airflow_error(
     said = mask(_pick_line(outcome, conn_id).strip(), secrets)[:LONGEST]
     told = f"Airflow ({place}, exit status {outcome.status}): {said}"
     next_step = advise(said, ADVICE)
-    return f"{told}; {next_step}" if next_step else told
+    return add_clause(told, next_step) if next_step else told
 
 
 def _pick_line(outcome: Outcome, conn_id: str) -> str:

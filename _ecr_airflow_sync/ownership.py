@@ -40,7 +40,7 @@ def explain_foreign(held: HeldConnection, wanted: Connection) -> str:
     if WRITTEN_BY in held.description:
         return ""
     known_host = held.host in ("", wanted.host) or ECR_HOST.fullmatch(held.host)
-    if held.conn_type == "docker" and known_host:
+    if held.conn_type in ("", "docker") and known_host:
         return ""
     where = f" at {held.host}" if held.host else ""
     return (

@@ -42,7 +42,7 @@ def test_what_is_missing(
     assert ran.status == 1
     assert ran.stdout.endswith("\ndocker_default  missing\n")
     assert ran.stderr == (
-        f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): Connection not found.; "
+        f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): Connection not found; "
         "let ecr-airflow-sync write it, or create it\n"
     )
     assert airflow.connections() == {}

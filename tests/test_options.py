@@ -104,7 +104,7 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
         *(
             pytest.param(
                 ["--timeout", timeout],
-                f"timeout {timeout} is not a positive number of seconds",
+                f"timeout {timeout} is not above 0 and below 1000000 seconds",
                 id=f"timeout {timeout}",
             )
             for timeout in ("0", "-1", "nan", "inf")
