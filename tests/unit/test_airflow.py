@@ -263,7 +263,7 @@ def test_what_airflow_printed_is_shown_to_whoever_wants_it(
     assert "s3cret" not in caplog.text
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.binary(max_size=300),
     st.binary(max_size=300),

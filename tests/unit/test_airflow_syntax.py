@@ -54,7 +54,7 @@ def test_what_is_no_version(text: str) -> None:
     assert str(caught.value) == f"Airflow version {text!r} is not of the form X.Y.Z"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text() | st.from_regex(r"\d+\.\d+(\.\d+)?.*"))
 def test_any_version(text: str) -> None:
     try:

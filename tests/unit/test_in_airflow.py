@@ -111,7 +111,7 @@ def test_a_script_that_is_only_imported(script: Path) -> None:
 
 
 def test_what_takes_too_long_is_killed(script: Path) -> None:
-    got = converse(script, {"commands": [["hang"]], "seconds": 0.5})
+    got = converse(script, {"commands": [["hang"]], "seconds": 0.2})
     assert (got.status, got.answers) == (-signal.SIGKILL, [])
     assert list(script.parent.glob("ecr-airflow-sync-*")) == []
 

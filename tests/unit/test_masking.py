@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from _ecr_airflow_sync.masking import mask
 
 LONG = "Ab1+_=-9" * 8  # 64 characters of what a token is made of
-often = settings(max_examples=200, deadline=None)
+often = settings(max_examples=100, deadline=None)
 
 
 @pytest.mark.parametrize(

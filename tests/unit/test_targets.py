@@ -134,7 +134,7 @@ def test_no_connection_is_asked_for_twice() -> None:
         validate_targets([Target("a", "x"), Target("b"), Target("a", "y")])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
 def test_targets(regions: list[str], registries: list[str], template: str) -> None:
     try:
