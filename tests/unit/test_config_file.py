@@ -14,6 +14,7 @@ from _ecr_airflow_sync.errors import UsageError
 from _ecr_airflow_sync.model import Target
 
 A, B = "111111111111", "222222222222"
+KEYS = "region, registry, profile, role_arn, external_id, aws_conn_id, host, extra"
 
 
 @pytest.fixture
@@ -78,6 +79,94 @@ def test_a_file_that_everyone_may_write(path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_config(str(path), Target())
     assert str(caught.value) == f"{path}: everyone may write it; {cure}"
+
+
+REFUSED = {
+    "unknown key": (
+        "[x]\nregoin = us-east-1\n",
+        f", [x]: unknown key regoin; there are {KEYS}",
+    ),
+    "unknown key in DEFAULT": (
+        "[DEFAULT]\n\nconn_id = x\n[x]\n",
+        f", [x]: unknown key conn_id; there are {KEYS}",
+    ),
+    "no value": ("[x]\n\nregion =\n", ", [x]: region has no value"),
+    "no value in DEFAULT": (
+        "[DEFAULT]\nprofile =\n[x]\nregion = us-east-1\n",
+        ", [x]: profile has no value",
+    ),
+    "two lines": ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
+    "key without a sign": (
+        "[x]\nregion\n",
+        ": Source contains parsing errors: '{path}' [line 2]: 'region",
+    ),
+    "key with a colon": (
+        "[x]\nregion: us-east-1\n",
+        ": Source contains parsing errors: '{path}' [line 2]: 'region: us-east-1",
+    ),
+    "no header": (
+        "region = x\n",
+        ": File contains no section headers. file: '{path}', line: 1 'region = x",
+    ),
+    "key twice": (
+        "[x]\nregion = a\nregion = b\n",
+        ": While reading from '{path}' [line 3]: option 'region' in section 'x' already "
+        "exists",
+    ),
+    "section twice": (
+        "[x]\n[y]\n[x]\n",
+        ": While reading from '{path}' [line 3]: section 'x' already exists",
+    ),
+    "empty": ("", ": no section, such as [docker_default]"),
+    "DEFAULT alone": (
+        "[DEFAULT]\nregion = us-east-1\n",
+        ": no section, such as [docker_default]",
+    ),
+    "registry": (
+        "[x]\n[y]\nregistry = 12\n",
+        ", [y]: registry '12' is not an account id of twelve digits",
+    ),
+    "host": (
+        "[x]\nhost = https://a\n",
+        ", [x]: host 'https://a' is not a bare host",
+    ),
+    "extra": ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '"),
+    "identity": (
+        "[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n",
+        ", [x]: profile and aws_conn_id are two",
+    ),
+    "conn id": ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+    "placeholder": (
+        "[e_{region}]\n",
+        ", [e_{region}]: a section is a connection id, without placeholders",
+    ),
+    "not an INI file": ("\N{SNOWMAN}", ": File contains no section headers."),
+    "no UTF-8": (
+        "[x]\nregion = \udcff\n",
+        ": 'utf-8' codec can't decode byte 0xff in position 13",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "error"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(path: Path, text: str, error: str) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    told = str(caught.value)
+    assert told.startswith(f"{path}{error.replace('{path}', str(path))}")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("gone", "No such file or directory"), (".", "Is a directory")],
+)
+def test_what_cannot_be_read(path: Path, place: str, why: str) -> None:
+    wrong = path.parent / place
+    with pytest.raises(UsageError) as caught:
+        read_config(str(wrong), Target())
+    assert str(caught.value) == f"{wrong}: {why}"
 
 
 def test_a_long_error_is_cut(path: Path) -> None:

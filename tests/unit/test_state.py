@@ -100,6 +100,21 @@ def test_how_long_it_has_to_live(
     assert (find(A, renew_before.total_seconds()) is not None) == fresh
 
 
+def test_a_day_of_renewing_below_six_hours(path: Path) -> None:
+    """48 runs: between them the state is aged, which is what a clock would do."""
+    writes = 0
+    for _ in range(48):
+        if not find(A, 6 * 3600):
+            remember({A: written(A)})
+            writes += 1
+        (entry,) = json.loads(path.read_text())["connections"]
+        for name in ("written_at", "expires_at"):
+            earlier = datetime.fromisoformat(entry[name]) - 30 * MINUTE
+            entry[name] = earlier.isoformat()
+        path.write_text(json.dumps({"connections": [entry]}))
+    assert writes == 4
+
+
 @pytest.mark.parametrize("result", [None, failed(A)], ids=["cut short", "failed"])
 def test_what_did_not_end_well_is_not_fresh(result: Result | None) -> None:
     remember({A: written(A), B: written(B)})
@@ -212,12 +227,15 @@ def test_each_airflow_has_entries_of_its_own(path: Path) -> None:
     ("variable", "matters"),
     [
         ("AIRFLOW_HOME", True),
+        ("AIRFLOW_CONFIG", True),
         ("AIRFLOW_CLI_ENVIRONMENT", True),
-        ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET", True),
+        ("AIRFLOW__CORE__SQL_ALCHEMY_CONN", True),
+        ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", True),
         ("AIRFLOW__CORE__FERNET_KEY", True),
         ("DOCKER_HOST", True),
         ("KUBECONFIG", True),
         ("AWS_PROFILE", True),
+        ("AWS_DEFAULT_PROFILE", True),
         ("AWS_REGION", True),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", True),
         ("AWS_ACCESS_KEY_ID", True),

@@ -17,6 +17,15 @@ from _ecr_airflow_sync.targets import (
 )
 
 A, B = "111111111111", "222222222222"
+RULE = (
+    "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and "
+    "dots (not two in a row)"
+)
+NO_ACCOUNT = "is not an account id of twelve digits"
+NO_HOST = "is not a bare host, as in an image's name"
+NO_LOGIN = "extra has reauth false: DockerOperator would not log in to ECR"
+EXTRA = '\'{"email": "me@example.com"}\''
+PLACEHOLDERS = "the placeholders are {registry} and {region}"
 
 
 @pytest.mark.parametrize(
@@ -57,64 +66,94 @@ def test_what_is_known_is_filled_in(target: Target, validated: Target) -> None:
     assert validate_target(target) == validated
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        Target("x" * 200),
-        Target(".a-b_c.d"),
-        Target("{registry}"),
-        Target(host="localhost"),
-        Target(host=""),
-        Target(host="{registry}.dkr-ecr.{region}.on.aws"),
-        Target(role_arn="r", external_id="e"),
-        Target(aws_conn_id="a", external_id="e"),
-        Target(aws_conn_id="a", role_arn="r"),
-        Target(extra=""),
-        Target(extra="{}"),
-        Target(extra='{"reauth": true}'),
-        Target(extra='{"reauth": "Yes"}'),
-        Target(extra='{"team": "M\u00fcller"}'),
-    ],
-    ids=repr,
-)
-def test_what_may_be_asked_for(target: Target) -> None:
+def describe(fields: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value[:20]!a}" for name, value in fields.items())
+
+
+ALLOWED: list[dict[str, str]] = [
+    {"conn_id": "x" * 200},
+    {"conn_id": ".a-b_c.d"},
+    {"conn_id": "{registry}"},
+    {"host": "localhost"},
+    {"host": ""},
+    {"host": "{registry}.dkr-ecr.{region}.on.aws"},
+    {"role_arn": "r", "external_id": "e"},
+    {"aws_conn_id": "a", "external_id": "e"},
+    {"aws_conn_id": "a", "role_arn": "r"},
+    {"extra": ""},
+    {"extra": "{}"},
+    {"extra": '{"reauth": true}'},
+    {"extra": '{"reauth": "Yes"}'},
+    {"extra": '{"team": "M\u00fcller"}'},
+]
+
+
+@pytest.mark.parametrize("fields", ALLOWED, ids=describe)
+def test_what_may_be_asked_for(fields: dict[str, str]) -> None:
+    target = Target(**fields)
     assert validate_target(target) == target
 
 
+REFUSED: list[tuple[dict[str, str], str]] = [
+    *(
+        ({"registry": registry}, f"registry {registry!r} {NO_ACCOUNT}")
+        for registry in ("", "12345", "\u0661" * 12, f"{A}\n", "Public")
+    ),
+    *(
+        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {PLACEHOLDERS}")
+        for conn_id in ("e_{account}", "e_{region", "e_}")
+    ),
+    *(
+        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
+        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201)
+    ),
+    *(
+        ({"host": host}, f"host {host!r} {NO_HOST}")
+        for host in (
+            "https://a.example",
+            "a..example",
+            "a.example:443",
+            "a.example/x",
+            "-a.example",
+            "{account}.example",
+            "{region",
+        )
+    ),
+    (
+        {"profile": "a", "aws_conn_id": "b"},
+        "profile and aws_conn_id are two sources of credentials: give one",
+    ),
+    ({"external_id": "a"}, "external_id is for a role: give its role_arn"),
+    *(
+        ({"extra": extra}, f"extra is not a JSON object, such as {EXTRA}")
+        for extra in ("[1]", "null", '"text"')
+    ),
+    *(
+        ({"extra": f'{{"reauth": {value}}}'}, NO_LOGIN)
+        for value in ("false", '"no"', '"False"', "0")
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("target", "error"),
-    [
-        (Target(registry=f"{A}\n"), f"registry '{A}\\n' is not an account id of "
-         "twelve digits"),
-        (Target(registry="Public"), "registry 'Public' is not an account id of "
-         "twelve digits"),
-        (Target("e_{region"), "conn id 'e_{region': the placeholders are {registry} "
-         "and {region}"),
-        (Target("e_}"), "conn id 'e_}': the placeholders are {registry} and {region}"),
-        (Target(host="a.example:443"), "host 'a.example:443' is not a bare host, "
-         "as in an image's name"),
-        (Target(host="a.example/x"), "host 'a.example/x' is not a bare host, "
-         "as in an image's name"),
-        (Target(host="-a.example"), "host '-a.example' is not a bare host, "
-         "as in an image's name"),
-        (Target(host="{region"), "host '{region' is not a bare host, "
-         "as in an image's name"),
-        (Target(extra="null"), "extra is not a JSON object, such as "
-         "'{\"email\": \"me@example.com\"}'"),
-        (Target(extra='{"reauth": 0}'), "extra has reauth false: DockerOperator would "
-         "not log in to ECR"),
-    ],
-    ids=["line feed", "capital", "open", "closing", "port", "path", "dash", "half",
-         "null", "zero"],
-)  # fmt: skip
-def test_what_is_refused(target: Target, error: str) -> None:
+    ("fields", "error"), REFUSED, ids=[describe(fields) for fields, _ in REFUSED]
+)
+def test_what_is_refused(fields: dict[str, str], error: str) -> None:
     with pytest.raises(UsageError) as caught:
-        validate_target(target)
+        validate_target(Target(**fields))
     assert str(caught.value) == error
 
 
+def test_an_empty_region_beside_another() -> None:
+    with pytest.raises(UsageError) as caught:
+        combine_targets(Target("x_{region}"), ["", "eu-west-1"], [])
+    assert str(caught.value) == "one of several regions is empty"
+
+
 @pytest.mark.parametrize(
-    "extra", ['{"team": "M\udcfcller"}', "[" * 100_000], ids=["no UTF-8", "too deep"]
+    "extra",
+    ["{", '{"team": "M\udcfcller"}', "[" * 100_000],
+    ids=["half", "no UTF-8", "too deep"],
 )
 def test_an_extra_that_json_cannot_read(extra: str) -> None:
     with pytest.raises(UsageError, match=r"^extra is not JSON: ") as caught:
