@@ -52,29 +52,10 @@ def encoded(text: bytes) -> str:
             id="expired credentials",
         ),
         pytest.param(
-            Fault(code="ThrottlingException", message="Rate exceeded"),
-            f"ECR in us-east-1: ThrottlingException: Rate exceeded; {LATER}; spread the hosts over the half hour",
-            5,
-            id="throttled",
-        ),
-        pytest.param(
             Fault(status=503, body=b""),
             f"ECR in us-east-1: 503: Service Unavailable; {LATER}",
             5,
             id="503",
-        ),
-        pytest.param(
-            Fault(status=500, code="ServerException", message="no luck"),
-            f"ECR in us-east-1: ServerException: no luck; {LATER}",
-            5,
-            id="500",
-        ),
-        pytest.param(
-            Fault(drop=True),
-            "ECR in us-east-1: Connection was closed before we received a valid response from "
-            f'endpoint URL: "{{url}}/"; {LATER}',
-            5,
-            id="dropped",
         ),
         pytest.param(
             Fault(status=200, body=b'{"authorizationData": ['),
@@ -83,39 +64,11 @@ def encoded(text: bytes) -> str:
             1,
             id="half an answer",
         ),
-        *(
-            pytest.param(
-                Fault(change={key: None}),
-                f"ECR's answer for {host} has no {key}; {LATER}",
-                1,
-                id=f"no {key}",
-            )
-            for key, host in (
-                ("authorizationToken", HOST),
-                ("expiresAt", HOST),
-                ("proxyEndpoint", "a registry"),
-            )
-        ),
         pytest.param(
             Fault(change={"authorizationToken": "!not base64!"}),
             f"ECR's token for {HOST} is not base64 of plain text; {LATER}",
             1,
             id="not base64",
-        ),
-        pytest.param(
-            Fault(change={"authorizationToken": encoded(b"AWS:\xff\xfe")}),
-            f"ECR's token for {HOST} is not base64 of plain text; {LATER}",
-            1,
-            id="not text",
-        ),
-        *(
-            pytest.param(
-                Fault(change={"authorizationToken": encoded(text)}),
-                f"ECR's token for {HOST} is not login, colon, password; {LATER}",
-                1,
-                id=f"token {text.decode()!r}",
-            )
-            for text in (b"nocolon", b"AWS:", b":password")
         ),
     ],
 )
@@ -127,7 +80,7 @@ def test_faults(
     before = airflow.connections()
     ecr.faults["us-east-1"] = fault
     ran = sync("-r", "us-east-1", "--quiet")
-    expected = re.escape(error.replace("{url}", ecr.url))
+    expected = re.escape(error)
     held = r"the token written there at \d\d:\d\d UTC is valid for 11 h more"
     assert re.fullmatch(f"docker_default: {expected}; {held}\n", ran.stderr)
     assert (ran.status, ran.stdout, len(ecr.calls) - 1) == (1, "", calls)
@@ -156,17 +109,6 @@ def test_no_certificates(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     assert "check AWS_CA_BUNDLE" in ran.stderr
 
 
-def test_a_throttled_call_is_tried_again(
-    sync: Command, fake: Place, ecr: EcrStandIn
-) -> None:
-    fake()
-    ecr.faults["us-east-1"] = Fault(
-        code="ThrottlingException", message="Rate exceeded", times=2
-    )
-    assert sync("-r", "us-east-1").status == 0
-    assert len(ecr.calls) == 3
-
-
 def test_a_slow_answer_is_waited_for_ten_seconds(
     sync: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
@@ -188,19 +130,6 @@ def test_one_region_fails_the_other_is_written(
     assert list(airflow.connections()) == ["e_us-east-1"]
 
 
-def test_no_data_for_one_registry(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
-    airflow = fake()
-    ecr.faults["us-east-1"] = Fault(without=(A,))
-    ran = sync(
-        "-r", "us-east-1", "--registry", A, "--registry", B, "--conn-id", "e_{registry}"
-    )
-    assert ran.status == 1
-    assert ran.stderr == (
-        f"e_{A}: ECR in us-east-1 gave no token for registry {A}; check the id, and that this identity may read it\n"
-    )
-    assert list(airflow.connections()) == [f"e_{B}"]
-
-
 def test_ten_connections_with_one_trouble_are_told_in_one_line(
     sync: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
@@ -215,15 +144,14 @@ def test_ten_connections_with_one_trouble_are_told_in_one_line(
     assert ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("region", ["us-esat-1", "us_east_1", "US-EAST-1"])
-def test_a_region_that_does_not_exist(sync: Command, fake: Place, region: str) -> None:
+def test_a_region_that_does_not_exist(sync: Command, fake: Place) -> None:
     fake()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        ran = sync("-r", region, "-q", AWS_ENDPOINT_URL_ECR=url)
+        ran = sync("-r", "us-esat-1", "-q", AWS_ENDPOINT_URL_ECR=url)
     assert ran.status == 1
-    assert ran.stderr.startswith(f"docker_default: ECR in {region}: ")
+    assert ran.stderr.startswith("docker_default: ECR in us-esat-1: ")
     assert ran.stderr.endswith("; did you mean us-east-1?\n")
 
 
@@ -344,29 +272,6 @@ def test_credentials(
     assert ran.stderr == f"docker_default: {error.replace('{home}', str(tmp_path))}\n"
     assert ran.status == 1
     assert airflow.connections() == {}
-
-
-def test_hosts_of_other_partitions(sync: Command, fake: Place) -> None:
-    airflow = fake()
-    assert sync("-r", "cn-north-1").status == 0
-    host = airflow.connections()["docker_default"]["host"]
-    assert host == f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"
-
-
-def test_the_host_is_bare(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
-    airflow = fake()
-    ecr.faults["us-east-1"] = Fault(change={"proxyEndpoint": f"https://{HOST}:8443/"})
-    assert sync("-r", "us-east-1").status == 0
-    assert airflow.connections()["docker_default"]["host"] == HOST
-
-
-def test_a_password_with_colons(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
-    airflow = fake()
-    token = encoded(b"AWS:pass:word==")
-    ecr.faults["us-east-1"] = Fault(change={"authorizationToken": token})
-    assert sync("-r", "us-east-1").status == 0
-    stored = airflow.connections()["docker_default"]
-    assert (stored["login"], stored["password"]) == ("AWS", "pass:word==")
 
 
 def test_moto_as_a_second_ecr(sync: Command, fake: Place) -> None:

@@ -75,6 +75,16 @@ TOLD = {
         boto.ConnectTimeoutError(endpoint_url="https://x/"),
         f'ECR in {US}: Connect timeout on endpoint URL: "https://x/"; {NETWORK}',
     ),
+    "nobody there any more": (
+        boto.ConnectionClosedError(endpoint_url="https://x/"),
+        f"ECR in {US}: Connection was closed before we received a valid response from "
+        f'endpoint URL: "https://x/"; {TRY_AGAIN}',
+    ),
+    "throttled": (
+        answered("ThrottlingException", "Rate exceeded"),
+        f"ECR in {US}: ThrottlingException: Rate exceeded; {TRY_AGAIN}; spread the "
+        "hosts over the half hour",
+    ),
     "no proxy": (
         boto.ProxyConnectionError(proxy_url="http://me:s3cret@proxy:3128"),
         f"ECR in {US}: Failed to connect to proxy URL: "
