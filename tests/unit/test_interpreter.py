@@ -235,7 +235,7 @@ def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None
     deaf = "sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' airflow"
     began = time.monotonic()
     assert " 0.2 s " in fail_to_greet(deaf, timeout=0.2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_it_is_not_killed_while_it_ends(
