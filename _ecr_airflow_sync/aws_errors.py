@@ -26,7 +26,7 @@ ADVICE = (
         sample="AccessDenied AssumeRole",
     ),
     Advice(
-        r"ConnectTimeout|EndpointConnection",
+        r"ConnectTimeout|(Endpoint|Proxy)Connection",
         CHECK_NETWORK,
         sample="EndpointConnectionError",
     ),
@@ -117,10 +117,12 @@ def _name_error(error: Exception) -> str:
 def _quote(error: Exception) -> str:
     """The first line of what was said, with AWS's code before it."""
     answered = _get_response(error)
-    code = str(answered.get("Code") or type(error).__name__)
-    message = str(answered.get("Message") or error).strip() or code
-    line = message.replace(":\n", ": ").splitlines()[0].rstrip(".")
-    return f"{code}: {line}" if answered else line
+    name = str(answered.get("Code") or type(error).__name__)
+    message = str(answered.get("Message") or "") if answered else str(error)
+    if not message.strip():
+        return name
+    line = message.strip().replace(":\n", ": ").splitlines()[0].rstrip(".")
+    return f"{name}: {line}" if answered else line
 
 
 def _suggest_region(error: Exception, region: str) -> str:

@@ -123,13 +123,13 @@ class HeldConnection:
 
     conn_id: str
     in_database: bool
-    conn_type: str
-    description: str
     host: str
     port: int | str  # "" if there is none
     login: str
     password: str = field(repr=False)
     extra: Mapping[str, Any] = field(repr=False)
+    conn_type: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -84,34 +84,6 @@ def test_a_role_that_is_refused(
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        (["--external-id", "x"], "external_id is for a role: give its role_arn"),
-        (
-            ["--profile", "x", "--aws-conn-id", "y"],
-            "profile and aws_conn_id are two sources of credentials: give one",
-        ),
-        (
-            ["--host", "https://x"],
-            "host 'https://x' is not a bare host, as in an image's name",
-        ),
-        (["--host", "a..x"], "host 'a..x' is not a bare host, as in an image's name"),
-        (
-            ["--host", "{account}.x"],
-            "host '{account}.x' is not a bare host, as in an image's name",
-        ),
-    ],
-)
-def test_what_cannot_be_meant(
-    sync: Command, fake: Place, ecr: EcrStandIn, options: list[str], error: str
-) -> None:
-    fake()
-    ran = sync("-r", "us-east-1", *options)
-    assert (ran.status, ecr.calls) == (2, [])
-    assert ran.stderr.endswith(f"\n\nError: {error}\n")
-
-
 def without_credentials(sync: Command) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del sync.env[name]
@@ -188,8 +160,6 @@ def test_keys_in_the_extra_of_an_airflow_connection(
     "extra",
     [
         {"assume_role_method": "assume_role_with_saml"},
-        {"assume_role_kwargs": '{"ExternalId": "night-42"}'},
-        {"session_kwargs": {"profile_name": "partner"}},
     ],
 )
 def test_a_role_that_is_assumed_otherwise(

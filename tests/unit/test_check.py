@@ -1,0 +1,237 @@
+"""What a check finds in each connection, and what it asks of which host."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import threading
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Iterator
+
+import pytest
+from ecr_stand_in import ACCOUNT, EcrStandIn
+from registry_stand_in import RegistryStandIn, Trouble
+
+from _ecr_airflow_sync import check
+from _ecr_airflow_sync.check import check_connections, validate_for_check
+from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, UsageError
+from _ecr_airflow_sync.model import HeldConnection, Result, Target
+
+US = "us-east-1"
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+NETWORK = "check the region, and this host's DNS, proxy and network"
+MINE = Target(region=US)
+NOBODY = "127.0.0.1:9"
+REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
+
+
+def holding(host: str = HOST, **fields: Any) -> HeldConnection:
+    plain = HeldConnection("docker_default", True, host, "", "AWS", "x", {})
+    return replace(plain, **fields)
+
+
+def check_one(target: Target, held: Held, *variables: str) -> Result:
+    (result,) = check_connections([target], {target.conn_id: held}, variables)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked of a registry comes to nothing, unless a test says where."""
+    monkeypatch.setenv("https_proxy", f"http://{NOBODY}")
+    monkeypatch.setenv("no_proxy", "")
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[RegistryStandIn]:
+    """One stand-in for all tests, for its certificates take a while."""
+    ecr = EcrStandIn()
+    threading.Thread(target=ecr.serve_forever, daemon=True).start()
+    with RegistryStandIn(ecr) as server:
+        yield server
+    ecr.shutdown()
+    ecr.server_close()
+
+
+@pytest.fixture
+def registry(
+    servers: RegistryStandIn, monkeypatch: pytest.MonkeyPatch
+) -> RegistryStandIn:
+    """The registries under their own names, as the environment's proxy."""
+    servers.requests.clear()
+    servers.troubles.clear()
+    for name, value in servers.environment().items():
+        monkeypatch.setenv(name, value)
+    return servers
+
+
+@pytest.mark.parametrize("conn_id", ["e_{region}", "e_{registry}"])
+def test_a_check_must_know_the_ids(conn_id: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate_for_check([MINE, Target(conn_id)])
+    assert str(caught.value) == (
+        "--check never asks AWS: give the conn id's regions and registries"
+    )
+    validate_for_check([MINE])
+
+
+def test_what_airflow_could_not_give() -> None:
+    asked = Target(region=US, registry=ACCOUNT, host="mirror.example.com")
+    assert check_one(asked, ConnectionMissing("none there")) == Result(
+        conn_id="docker_default",
+        status="missing",
+        registry=ACCOUNT,
+        region=US,
+        host="mirror.example.com",
+        error="none there",
+    )
+    failed = check_one(MINE, StepFailed("no database"))
+    assert (failed.status, failed.error) == ("failed", "no database")
+
+
+@pytest.mark.parametrize(
+    ("variables", "source"),
+    [
+        ([], "a secrets backend"),
+        (["AIRFLOW_CONN_OTHER"], "a secrets backend"),
+        (["AIRFLOW_CONN_DOCKER_DEFAULT"], "AIRFLOW_CONN_DOCKER_DEFAULT"),
+    ],
+    ids=["backend", "another variable", "variable"],
+)
+def test_what_answers_in_the_databases_stead(variables: list[str], source: str) -> None:
+    held = HeldConnection("docker_default", False, HOST, "", "AWS", "x", {})
+    result = check_one(MINE, held, *variables)
+    assert (result.status, result.host) == ("shadowed", HOST)
+    assert result.error == (
+        f"{source} answers instead of the database, so what is synced is never read"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (MINE, HOST),
+        (Target(), HOST),
+        (Target(registry=ACCOUNT), f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+        (Target(), f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu"),
+        (Target(), f"{ACCOUNT}.dkr.ecr.us-iso-east-1.c2s.ic.gov"),
+        (Target(host="mirror.example.com"), "mirror.example.com"),
+        (Target(host="{registry}.dkr-ecr.{region}.on.aws"), f"{ACCOUNT}.dkr-ecr.x.on.aws"),
+        (Target(region=US, registry="public", host="public.ecr.aws"), "public.ecr.aws"),
+    ],
+    ids=["plain", "any region", "China", "Europe", "isolated", "own", "template",
+         "public"],
+)  # fmt: skip
+def test_the_right_host_is_asked(target: Target, host: str) -> None:
+    """Nobody is there, and that is what is told."""
+    result = check_one(target, holding(host))
+    assert (result.status, result.host) == ("unreachable", host)
+    assert result.error == (f"{host} cannot be reached: {REFUSED}; {NETWORK}")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "told"),
+    [
+        (MINE, f"{ACCOUNT}.dkr.ecr.us-east-1xamazonaws.com",
+         "{registry}.dkr.ecr.us-east-1.*"),
+        (MINE, f"evil.example/{HOST}", "{registry}.dkr.ecr.us-east-1.*"),
+        (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", "{registry}.dkr.ecr.us-east-1.*"),
+        (Target(registry=ACCOUNT), f"{'1' * 12}.dkr.ecr.x.amazonaws.com",
+         ACCOUNT + ".dkr.ecr.{region}.*"),
+        (Target(host="a.b"), "axb", "a.b"),
+        (Target(host="a.b"), "a.b.evil.example", "a.b"),
+        (Target(host="{registry}.a"), "x.y.a", "{registry}.a"),
+        (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
+    ],
+    ids=["no dot", "path", "two labels", "another registry", "letter for a dot",
+         "longer", "two for one", "not public"],
+)  # fmt: skip
+def test_the_wrong_host_is_not_asked(target: Target, host: str, told: str) -> None:
+    result = check_one(target, holding(host))
+    assert (result.status, result.host) == ("wrong host", host)
+    assert result.error == f"its host is {host}, where images are at {told}"
+
+
+def test_a_port_makes_it_another_host() -> None:
+    result = check_one(Target(host="a.b"), holding("a.b", port=8443))
+    assert result.error == "its host is a.b:8443, where images are at a.b"
+    result = check_one(Target(host="a.b"), holding("", port=8443))
+    assert result.error == "its host is empty:8443, where images are at a.b"
+
+
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:s3cret:x@127.0.0.1:9")
+    result = check_one(MINE, holding())
+    assert result.status == "unreachable"
+    assert result.error
+    assert "s3cret" not in result.error
+
+
+def issue(registry: RegistryStandIn) -> str:
+    registry.ecr.authorization_data(US, (), ACCOUNT)
+    return registry.ecr.tokens[US, ACCOUNT][-1]
+
+
+def test_a_good_token(registry: RegistryStandIn) -> None:
+    token = issue(registry)
+    until = int(registry.ecr.issued[token].expires_at)
+    assert check_one(MINE, holding(password=token)) == Result(
+        conn_id="docker_default",
+        status="fine",
+        region=US,
+        host=HOST,
+        expires_at=datetime.fromtimestamp(until, timezone.utc),
+    )
+    assert registry.told() == {HOST}
+
+
+def test_a_password_that_is_no_token_has_no_known_end(
+    registry: RegistryStandIn,
+) -> None:
+    documents: list[object] = [1, {}, {"expiration": "soon"}, {"expiration": 1e300}]
+    encoded = [base64.b64encode(json.dumps(d).encode()).decode() for d in documents]
+    for password in ("", "M\u00fcller", "a:b", *encoded):
+        result = check_one(MINE, holding(password=password))
+        assert (result.status, result.expires_at) == ("refused", None)
+        assert result.error == (
+            f"{HOST} answered 400 Bad Request; sync again, and see whether the timer "
+            "runs"
+        )
+
+
+def test_a_refused_token_tells_its_end(registry: RegistryStandIn) -> None:
+    password = base64.b64encode(b'{"expiration": 1000000000}').decode()
+    result = check_one(MINE, holding(password=password))
+    assert result.expires_at == datetime.fromtimestamp(1_000_000_000, timezone.utc)
+    assert result.error == (
+        f"{HOST} answered 400 Bad Request; its token is valid until "
+        "2001-09-09 01:46 UTC; sync again, and see whether the timer runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(500, "500 Internal Server Error"), (429, "429 Too Many Requests")],
+)
+def test_a_registry_with_trouble_of_its_own(
+    registry: RegistryStandIn, status: int, told: str
+) -> None:
+    registry.troubles[HOST] = Trouble(status=status)
+    result = check_one(MINE, holding())
+    assert result.status == "unreachable"
+    assert result.error == f"{HOST} answered {told}; the next run tries again"
+
+
+def test_what_others_are_found_to_be_does_not_wait(
+    registry: RegistryStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "PATIENCE", 0.2)
+    registry.troubles[HOST] = Trouble(delay=1)
+    slow, gone = Target("slow", US), Target("gone", US)
+    held: dict[str, Held] = {"slow": holding(), "gone": ConnectionMissing("gone")}
+    results = check_connections([slow, gone], held, [])
+    assert [result.status for result in results] == ["unreachable", "missing"]
+    assert results[0].error == f"its registry gave no whole answer; {NETWORK}"

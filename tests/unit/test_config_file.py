@@ -1,0 +1,213 @@
+"""A file of sections: what it may say, who may write it, and how it is refused."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from _ecr_airflow_sync.config_file import read_config
+from _ecr_airflow_sync.errors import UsageError
+from _ecr_airflow_sync.model import Target
+
+A, B = "111111111111", "222222222222"
+KEYS = "region, registry, profile, role_arn, external_id, aws_conn_id, host, extra"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty file that only its owner may write."""
+    file = tmp_path / "a folder" / "sync.ini"
+    file.parent.mkdir()
+    file.touch(0o600)
+    return file
+
+
+def test_a_section_comes_before_default_and_default_before_options(path: Path) -> None:
+    path.write_text(f"""\
+[DEFAULT]
+region = us-east-1
+host = {{registry}}.default
+[one]
+[two]
+; a comment
+# another
+Region = eu-west-1
+host = {{registry}}.two
+extra = {{
+    "email": "a%b@example.com"
+  }}
+[three]
+registry = public
+[{A}]
+registry = {A}
+""")
+    common = Target("not.taken", "x", B, host="common", role_arn="r", extra="{}")
+    assert read_config(str(path), common) == [
+        Target("one", "us-east-1", B, host="{registry}.default", role_arn="r", extra="{}"),
+        Target("two", "eu-west-1", B, host="{registry}.two", role_arn="r",
+               extra='{\n"email": "a%b@example.com"\n}'),
+        Target("three", "us-east-1", "public", host="public.ecr.aws", role_arn="r", extra="{}"),
+        Target(A, "us-east-1", A, host="{registry}.default", role_arn="r", extra="{}"),
+    ]  # fmt: skip
+
+
+def test_a_key_may_have_an_equals_sign_and_a_colon_in_its_value(path: Path) -> None:
+    path.write_text("[x]\nrole_arn=arn:aws:iam::1:role/a\nexternal_id = a=b : c\n")
+    (target,) = read_config(str(path), Target())
+    assert target.role_arn == "arn:aws:iam::1:role/a"
+    assert target.external_id == "a=b : c"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_group_that_may_write_it_is_the_sites_own_choice(
+    path: Path, mode: int
+) -> None:
+    path.write_text("[x]\n")
+    path.chmod(mode)
+    assert read_config(str(path), Target()) == [Target("x")]
+
+
+def test_a_file_that_everyone_may_write(path: Path) -> None:
+    path.write_text("[x]\n")
+    path.chmod(0o602)
+    cure = f"chmod o-w {shlex.quote(str(path))}"
+    assert cure.endswith("'")
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    assert str(caught.value) == f"{path}: everyone may write it; {cure}"
+
+
+REFUSED = {
+    "unknown key": (
+        "[x]\nregoin = us-east-1\n",
+        f", [x]: unknown key regoin; there are {KEYS}",
+    ),
+    "unknown key in DEFAULT": (
+        "[DEFAULT]\n\nconn_id = x\n[x]\n",
+        f", [x]: unknown key conn_id; there are {KEYS}",
+    ),
+    "no value": ("[x]\n\nregion =\n", ", [x]: region has no value"),
+    "no value in DEFAULT": (
+        "[DEFAULT]\nprofile =\n[x]\nregion = us-east-1\n",
+        ", [x]: profile has no value",
+    ),
+    "two lines": ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
+    "key without a sign": (
+        "[x]\nregion\n",
+        ": Source contains parsing errors: '{path}' [line 2]: 'region",
+    ),
+    "key with a colon": (
+        "[x]\nregion: us-east-1\n",
+        ": Source contains parsing errors: '{path}' [line 2]: 'region: us-east-1",
+    ),
+    "no header": (
+        "region = x\n",
+        ": File contains no section headers. file: '{path}', line: 1 'region = x",
+    ),
+    "key twice": (
+        "[x]\nregion = a\nregion = b\n",
+        ": While reading from '{path}' [line 3]: option 'region' in section 'x' already "
+        "exists",
+    ),
+    "section twice": (
+        "[x]\n[y]\n[x]\n",
+        ": While reading from '{path}' [line 3]: section 'x' already exists",
+    ),
+    "empty": ("", ": no section, such as [docker_default]"),
+    "DEFAULT alone": (
+        "[DEFAULT]\nregion = us-east-1\n",
+        ": no section, such as [docker_default]",
+    ),
+    "registry": (
+        "[x]\n[y]\nregistry = 12\n",
+        ", [y]: registry '12' is not an account id of twelve digits",
+    ),
+    "host": (
+        "[x]\nhost = https://a\n",
+        ", [x]: host 'https://a' is not a bare host",
+    ),
+    "extra": ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '"),
+    "identity": (
+        "[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n",
+        ", [x]: profile and aws_conn_id are two",
+    ),
+    "conn id": ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+    "placeholder": (
+        "[e_{region}]\n",
+        ", [e_{region}]: a section is a connection id, without placeholders",
+    ),
+    "not an INI file": ("\N{SNOWMAN}", ": File contains no section headers."),
+    "no UTF-8": (
+        "[x]\nregion = \udcff\n",
+        ": 'utf-8' codec can't decode byte 0xff in position 13",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "error"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(path: Path, text: str, error: str) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    told = str(caught.value)
+    assert told.startswith(f"{path}{error.replace('{path}', str(path))}")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("gone", "No such file or directory"), (".", "Is a directory")],
+)
+def test_what_cannot_be_read(path: Path, place: str, why: str) -> None:
+    wrong = path.parent / place
+    with pytest.raises(UsageError) as caught:
+        read_config(str(wrong), Target())
+    assert str(caught.value) == f"{wrong}: {why}"
+
+
+def test_a_long_error_is_cut(path: Path) -> None:
+    path.write_text("\n".join(["x"] * 300))
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    told = str(caught.value)
+    assert told.startswith(f"{path}: File contains no section headers.")
+    path.write_text("[x]\n" + "\n".join(["y"] * 300))
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    assert len(str(caught.value)) == len(f"{path}: ") + 300
+
+
+lines = st.sampled_from(
+    ["[x]", "[y]", "[DEFAULT]", "region = us-east-1", f"registry = {A}", "extra = {", '  "a": 1}', "region", "= x",
+     "host = {registry}.x", "role_arn = r", "external_id = e", "  continued", "# note", "; note", "[", "]", "[]"]
+) | st.text(max_size=12)  # fmt: skip
+files = st.lists(lines, max_size=8).map(
+    lambda some: "\n".join(some).encode("utf-8", "replace")
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(files | st.binary(max_size=60))
+@example(b"[x]\nextra = " + b"[" * 100_000)
+@example(b"[x]\r\nregion = a\r\n")
+@example(b"\xef\xbb\xbf[x]\n")
+@example(b"[DEFAULT]\n[x\n")
+def test_no_file_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = Path(tmp_path_factory.getbasetemp(), "any.ini")
+    path.write_bytes(content)
+    path.chmod(0o600)
+    try:
+        targets = read_config(str(path), Target())
+    except UsageError as error:
+        told = str(error)
+    else:
+        told = str(path)
+        assert len({target.conn_id for target in targets}) == len(targets) > 0
+    assert "\n" not in told
+    assert told.startswith(str(path))

@@ -1,0 +1,334 @@
+"""The run as a whole, in process: sync() for Python callers, and what main() adds to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from conftest import Command, FakeAirflow
+from ecr_stand_in import BUILDER, Call, EcrStandIn, Fault
+
+import ecr_airflow_sync
+from ecr_airflow_sync import Airflow, Result, SyncError, Target, UsageError
+
+A, B = "111111111111", "222222222222"
+ONE = Target("one", "us-east-1", A)
+TWO = Target("two", "us-east-1", B)
+DENIED = Fault(code="AccessDeniedException", message="no")
+NO = (
+    "ECR in us-east-1: AccessDeniedException: no; allow this identity "
+    "ecr:GetAuthorizationToken on resource *"
+)
+log = logging.getLogger("ecr_airflow_sync")
+
+
+@pytest.fixture
+def airflow(
+    aws: EcrStandIn,
+    sync: Command,
+    fake: Callable[..., FakeAirflow],
+    monkeypatch: pytest.MonkeyPatch,
+) -> FakeAirflow:
+    """A strict fake, in this process's environment."""
+    placed = fake()
+    for name, value in sync.env.items():
+        monkeypatch.setenv(name, value)
+    return placed
+
+
+def there(airflow: FakeAirflow) -> Airflow:
+    return Airflow(str(airflow.script), timeout=30)
+
+
+def statuses(results: list[Result]) -> list[str]:
+    return [result.status for result in results]
+
+
+def test_tokens_are_written(airflow: FakeAirflow, aws: EcrStandIn) -> None:
+    results = ecr_airflow_sync.sync([ONE, TWO], there(airflow))
+    assert statuses(results) == ["written", "written"]
+    stored = airflow.connections()
+    for target, registry in ((ONE, A), (TWO, B)):
+        fields = stored[target.conn_id]
+        assert fields["host"] == f"{registry}.dkr.ecr.us-east-1.amazonaws.com"
+        assert [fields["password"]] == aws.tokens["us-east-1", registry]
+        assert fields["password"] not in repr(results)
+    assert len(aws.calls) == 1
+
+
+def test_what_is_fresh_is_left_alone(airflow: FakeAirflow, aws: EcrStandIn) -> None:
+    """Where nothing is due, nobody is asked, and Airflow need not be there."""
+    ecr_airflow_sync.sync([ONE], there(airflow))
+    both = ecr_airflow_sync.sync([ONE, TWO], there(airflow), renew_before=60)
+    assert statuses(both) == ["fresh", "written"]
+    assert aws.calls[1:] == [Call("us-east-1", (B,))]
+    airflow.script.unlink()
+    both = ecr_airflow_sync.sync([ONE, TWO], there(airflow), renew_before=60)
+    assert statuses(both) == ["fresh", "fresh"]
+    assert len(aws.calls) == 2
+
+
+def test_a_dry_run_changes_nothing(airflow: FakeAirflow, tmp_path: Path) -> None:
+    (result,) = ecr_airflow_sync.sync([ONE], there(airflow), dry_run=True)
+    assert (result.status, result.last_success) == ("planned", None)
+    assert airflow.connections() == {}
+    assert list(tmp_path.rglob("written.json")) == []
+
+
+def test_a_failure_has_all_results_and_what_is_still_held(
+    airflow: FakeAirflow, aws: EcrStandIn
+) -> None:
+    ecr_airflow_sync.sync([ONE], there(airflow))
+    aws.faults["us-east-1"] = DENIED
+    aws.faults["public"] = Fault(times=0)
+    three = [ONE, TWO, Target("three", registry="public")]
+    with pytest.raises(SyncError) as caught:
+        ecr_airflow_sync.sync(three, there(airflow))
+    assert statuses(caught.value.results) == ["failed", "failed", "written"]
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"one: {NO}; the token written there at ")
+    assert first.endswith(" is valid for 11 h more")
+    assert second == f"two: {NO}"
+    assert caught.value.results[0].expires_at
+    aws.faults.clear()
+    one = ecr_airflow_sync.sync([ONE], there(airflow), renew_before=60)
+    assert statuses(one) == ["written"]
+
+
+def test_no_airflow_fails_all_and_asks_nobody(
+    airflow: FakeAirflow, aws: EcrStandIn
+) -> None:
+    airflow.script.unlink()
+    for check in (False, True):
+        with pytest.raises(SyncError) as caught:
+            ecr_airflow_sync.sync([ONE, TWO], there(airflow), check=check)
+        assert statuses(caught.value.results) == ["failed", "failed"]
+        assert str(caught.value).startswith(f"one, two: {airflow.script}: ")
+    assert aws.calls == []
+
+
+def test_a_connection_that_airflow_refuses(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "skip two")
+    with pytest.raises(
+        SyncError, match=r"^two: Airflow \(.*Could not import"
+    ) as caught:
+        ecr_airflow_sync.sync([ONE, TWO], there(airflow))
+    written, failed = caught.value.results
+    assert (written.status, failed.status) == ("written", "failed")
+    assert failed.expires_at is None
+    assert list(airflow.connections()) == ["one"]
+
+
+def test_credentials_from_an_airflow_connection(
+    airflow: FakeAirflow, aws: EcrStandIn
+) -> None:
+    keys = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
+    airflow.store.write_text(json.dumps({"builder": keys}))
+    theirs = replace(ONE, aws_conn_id="builder")
+    ecr_airflow_sync.sync([theirs, TWO], there(airflow))
+    callers = {call.registries: call.account for call in aws.calls}
+    assert callers == {(A,): BUILDER.account, (B,): "123456789012"}
+
+
+def test_a_check_writes_nothing(airflow: FakeAirflow, aws: EcrStandIn) -> None:
+    with pytest.raises(SyncError) as caught:
+        ecr_airflow_sync.sync([ONE], there(airflow), check=True)
+    assert statuses(caught.value.results) == ["missing"]
+    assert aws.calls == []
+    with pytest.raises(UsageError, match="--check never asks AWS"):
+        ecr_airflow_sync.sync([Target("e_{region}")], there(airflow), check=True)
+
+
+def test_what_to_look_at_is_told(
+    airflow: FakeAirflow,
+    aws: EcrStandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ONE", "docker://")
+    aws.lifetime = 3000
+    ecr_airflow_sync.sync([ONE], there(airflow))
+    short, variable = (
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno == logging.WARNING
+    )
+    assert short.startswith("one: its token is valid until 20")
+    assert short.endswith(" UTC only; is this host's clock right?")
+    assert variable == "one: tasks read the variable AIRFLOW_CONN_ONE instead; unset it"
+
+
+def test_after_ctrl_c_nobody_trusts_what_was_there(
+    airflow: FakeAirflow, aws: EcrStandIn, write_script: Callable[..., str]
+) -> None:
+    ecr_airflow_sync.sync([ONE], there(airflow))
+    script = airflow.script.read_text()
+    airflow.script.write_text(
+        script.replace(
+            "    trouble()\n", "    os.kill(os.getppid(), 2); time.sleep(60)\n"
+        )
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ecr_airflow_sync.sync([ONE], there(airflow))
+    airflow.script.write_text(script)
+    again = ecr_airflow_sync.sync([ONE], there(airflow), renew_before=60)
+    assert statuses(again) == ["written"]
+
+
+def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
+    for targets in ([Target(registry="12")], [ONE, replace(TWO, conn_id="one")]):
+        with pytest.raises(UsageError):
+            ecr_airflow_sync.sync(targets, there(airflow))
+    assert aws.calls == []
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    """What main() sets for a process of its own is set back."""
+    terminate = signal.getsignal(signal.SIGTERM)
+    handlers, level, mask = list(log.handlers), log.level, os.umask(0o022)
+    yield
+    signal.signal(signal.SIGTERM, terminate)
+    log.handlers[:] = handlers
+    log.setLevel(level)
+    os.umask(mask)
+
+
+@pytest.fixture
+def run(
+    _as_before: None, airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command: its status, and what it prints on stdout and stderr."""
+
+    def run(*options: str) -> tuple[int, str, str]:
+        arguments = ["--airflow", str(airflow.script), *options]
+        with pytest.raises(SystemExit) as caught:
+            ecr_airflow_sync.main(arguments, prog_name="ecr-airflow-sync")
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, printed.out, printed.err
+
+    return run
+
+
+Run = Callable[..., "tuple[int, str, str]"]
+
+
+def test_statuses_and_reports(run: Run, aws: EcrStandIn, tmp_path: Path) -> None:
+    options = ("-r", "us-east-1", "--renew-before", "6h")
+    status, out, err = run(*options)
+    assert (status, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["Airflow", "2.11.2,"],
+        ["docker_default", "written"],
+    ]
+    status, out, err = run(*options, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["connections"][0]["status"] == "fresh"
+    aws.faults["us-east-1"] = DENIED
+    metrics = tmp_path / "ecr.prom"
+    status, out, err = run(
+        *options, "--force", "--quiet", "--metrics-file", str(metrics)
+    )
+    assert (status, out) == (1, "")
+    assert err.startswith(f"docker_default: {NO}; the token written there at ")
+    assert (
+        'ecr_airflow_sync_success{conn_id="docker_default"} 0.0' in metrics.read_text()
+    )
+    metrics.unlink()
+    for option in ("--check", "--dry-run"):
+        run(*options, option, "--metrics-file", str(metrics))
+        assert not metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "level"),
+    [("-q", "ERROR"), ("-v", "DEBUG"), (None, "WARNING")],
+)
+def test_how_much_is_told(run: Run, option: str | None, level: str) -> None:
+    run("--airflow", "/nowhere/airflow", *([option] if option else []))
+    assert logging.getLevelName(log.level) == level
+
+
+def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    _, _, err = run("-r", "us-east-1")
+    assert err == (
+        "Asking ECR for 1 token(s) ...\nAirflow 2.11.2 is writing 1 connection(s) ...\n"
+    )
+
+
+def test_targets_of_a_file(run: Run, airflow: FakeAirflow, tmp_path: Path) -> None:
+    config = tmp_path / "sync.ini"
+    config.write_text(f"[one]\nregistry = {A}\n")
+    config.chmod(0o600)
+    assert run("--config", str(config), "--host", "mirror", "-r", "x")[0] == 2
+    assert run("--config", str(config), "--host", "mirror")[0] == 1  # no region
+    config.write_text(f"[one]\nregistry = {A}\nregion = us-east-1\n")
+    assert run("--config", str(config), "--host", "mirror")[0] == 0
+    assert airflow.connections()["one"]["host"] == "mirror"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("6h", 21600), ("90m", 5400), ("1h30m", 5400), ("1h1m1s", 3661), ("45s", 45)],
+)
+def test_durations(text: str, seconds: int) -> None:
+    context = ecr_airflow_sync.main.make_context("x", ["--renew-before", text])
+    assert context.params["renew_before"] == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six", "30m1h", "1h1h", "6h\n"],
+)
+def test_what_is_no_duration(run: Run, text: str) -> None:
+    status, _, err = run("--renew-before", text)
+    assert status == 2
+    assert err.endswith(f"{text!r} is not a duration such as 6h, 90m or 1h30m\n")
+
+
+def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: set[float] = set()
+
+    def nap(seconds: float) -> None:
+        naps.add(seconds)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(time, "sleep", nap)
+    for _ in range(5):
+        run("--splay", "1000")
+    assert len(naps) == 5
+    assert all(0 <= seconds <= 1000 for seconds in naps)
+
+
+def test_nobody_waits_at_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    began = time.monotonic()
+    assert run("--splay", "86400", "-r", "us-east-1")[0] == 0
+    assert time.monotonic() - began < 30
+
+
+def test_a_splay_is_over_at_sigterm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = time.sleep
+
+    def sleep_until_told(seconds: float) -> None:
+        end = [os.getpid(), signal.SIGTERM]
+        threading.Timer(0.05, os.kill, end).start()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep_until_told)
+    assert run("--splay", "86400") == (128 + signal.SIGTERM, "", "")

@@ -1,0 +1,218 @@
+"""Who asks ECR: each option and connection field, by what the stand-in was asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import NoRegionError
+from ecr_stand_in import (
+    BUILDER,
+    PARTNER,
+    WORKER,
+    Assumption,
+    Call,
+    EcrStandIn,
+    Role,
+)
+
+from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.identities import create_client
+from _ecr_airflow_sync.model import HeldConnection, Target
+
+PULLER = "arn:aws:iam::555555555555:role/puller"
+OTHER = "arn:aws:iam::666666666666:role/other"
+HERE = Target(region="us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def _roles(aws: EcrStandIn) -> None:
+    aws.roles[PULLER] = Role(
+        "555555555555", "night-42", (WORKER.account, BUILDER.account)
+    )
+    aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
+
+
+def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
+    """An Airflow connection, as one of the type aws."""
+    return HeldConnection("aws", True, "", "", login, password, extra)
+
+
+BUILDERS = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
+PARTNERS = {
+    "aws_access_key_id": PARTNER.access_key,
+    "aws_secret_access_key": PARTNER.secret_key,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "held", "account"),
+    [
+        (HERE, None, WORKER.account),
+        (HERE, holding(), WORKER.account),
+        (HERE, holding(**BUILDERS), BUILDER.account),
+        (HERE, holding(**PARTNERS), PARTNER.account),
+        (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
+        (Target(region="us-east-1", profile="partner"), None, PARTNER.account),
+        (HERE, holding(profile_name="partner"), PARTNER.account),
+        (Target(region="us-east-1", role_arn=OTHER), None, "666666666666"),
+        (HERE, holding(role_arn=OTHER), "666666666666"),
+        (
+            Target(region="us-east-1", role_arn=OTHER),
+            holding(role_arn=PULLER),
+            "666666666666",
+        ),
+    ],
+    ids=[
+        "environment",
+        "empty connection",
+        "login",
+        "extra",
+        "login before extra",
+        "profile",
+        "profile of the extra",
+        "role",
+        "role of the extra",
+        "role before that of the extra",
+    ],
+)
+def test_who_asks(
+    aws: EcrStandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: Target,
+    held: HeldConnection | None,
+    account: str,
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
+        f"aws_secret_access_key = {PARTNER.secret_key}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    create_client(target, held, "ecr").get_authorization_token()
+    assert aws.calls == [Call("us-east-1", (), account)]
+
+
+@pytest.mark.parametrize(
+    ("region", "extra", "variable", "found"),
+    [
+        ("eu-west-1", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-1"),
+        ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
+        ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
+        ("", {}, "", "eu-west-4"),
+    ],
+    ids=["the target's", "the connection's", "AWS_REGION", "boto3's own"],
+)
+def test_the_region(
+    monkeypatch: pytest.MonkeyPatch,
+    region: str,
+    extra: dict[str, str],
+    variable: str,
+    found: str,
+) -> None:
+    monkeypatch.setenv("AWS_REGION", variable)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-4")
+    client = create_client(Target(region=region), holding(**extra), "ecr")
+    assert client.meta.region_name == found
+
+
+def test_a_role_without_a_region(aws: EcrStandIn) -> None:
+    with pytest.raises(NoRegionError):
+        create_client(Target(role_arn=OTHER), None, "ecr")
+    assert aws.assumed == []
+
+
+@pytest.mark.parametrize(
+    ("external_id", "extra", "asked"),
+    [
+        ("night-42", {}, Assumption(PULLER, "ecr-airflow-sync", "night-42")),
+        (
+            "night-42",
+            {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
+            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
+        ),
+        (
+            None,
+            {"external_id": "night-42", "assume_role_kwargs": None},
+            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
+        ),
+        (
+            None,
+            {
+                "assume_role_method": "assume_role",
+                "assume_role_kwargs": {
+                    "ExternalId": "night-42",
+                    "RoleSessionName": "airflow",
+                    "DurationSeconds": "900",
+                },
+            },
+            Assumption(PULLER, "airflow", "night-42", 900),
+        ),
+    ],
+    ids=["option", "option before extra", "extra", "what Airflow passes on"],
+)
+def test_how_a_role_is_assumed(
+    aws: EcrStandIn,
+    external_id: str | None,
+    extra: dict[str, Any],
+    asked: Assumption,
+) -> None:
+    target = Target(region="eu-west-1", role_arn=PULLER, external_id=external_id)
+    client = create_client(target, holding(**extra), "ecr")
+    client.get_authorization_token()
+    assert aws.assumed == [asked]
+    assert aws.calls == [Call("eu-west-1", (), "555555555555")]
+
+
+def test_a_duration_that_is_no_number(aws: EcrStandIn) -> None:
+    held = holding(role_arn=OTHER, assume_role_kwargs={"DurationSeconds": "an hour"})
+    with pytest.raises(ValueError, match="'an hour'"):
+        create_client(HERE, held, "ecr")
+    assert aws.assumed == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"assume_role_method": "assume_role_with_web_identity"},
+        {"assume_role_kwargs": "ExternalId=night-42"},
+        {"session_kwargs": {}},
+        {"aws_iam_role": "puller"},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_a_session_of_another_kind(aws: EcrStandIn, extra: dict[str, Any]) -> None:
+    target = Target(region="us-east-1", aws_conn_id="aws_default")
+    with pytest.raises(StepFailed) as caught:
+        create_client(target, holding(**BUILDERS, **extra), "ecr")
+    assert str(caught.value) == (
+        "aws_conn_id aws_default: its extra has a role or session of another kind; "
+        "use keys"
+    )
+    assert (aws.calls, aws.assumed) == ([], [])
+
+
+def test_the_endpoint_is_for_ecr_alone(
+    aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
+    held = holding(endpoint_url=aws.url, role_arn=OTHER)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    create_client(HERE, held, "ecr").get_authorization_token()
+    assert (len(aws.assumed), len(aws.calls)) == (1, 1)
+
+
+def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:
+    client = create_client(HERE, None, "ecr-public")
+    client.get_authorization_token()
+    assert aws.calls == [Call("us-east-1", (), WORKER.account, public=True)]
+
+
+def test_how_long_aws_may_take() -> None:
+    """Five attempts of ten seconds end before the command's own patience does."""
+    config = create_client(HERE, None, "ecr").meta.config
+    assert (config.connect_timeout, config.read_timeout) == (5, 10)
+    assert config.retries["mode"] == "standard"
+    assert config.retries["total_max_attempts"] == 5

@@ -1,0 +1,87 @@
+"""Masks: what each of them hides, and what is still to be read."""
+
+from __future__ import annotations
+
+import pytest
+from ecr_stand_in import new_token
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from _ecr_airflow_sync.masking import mask
+
+LONG = "Ab1+_=-9" * 8  # 64 characters of what a token is made of
+often = settings(max_examples=100, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("sqlite:////a.db", "sqlite:////a.db"),
+        ("pg://airflow:s3cret@db/a", "pg://airflow:***@db/a"),
+        ("pg://airflow:s3/cr@et@db/a", "pg://airflow:***@db/a"),
+        ("redis://:s3cret@db/0", "redis://:***@db/0"),
+        ("http:/me:s3cret@proxy", "http:/me:***@proxy"),
+        ("db:user:s3cret@host", "db:user:***@host"),
+        (f"cannot parse {LONG}", "cannot parse ***"),
+        (LONG[:60], "***"),
+        (LONG[:59], LONG[:59]),
+        (
+            "Invalid header value b'IQoJb3/Jp\\n'",
+            "Invalid header value ***'",
+        ),
+        ("Port 'a' as 's3cret@x'", "Port 'a' as 's3cret@x'"),
+        ("cast to integer value as 's3cret@x'", "cast to integer value as '***'"),
+        ("to ops@example.com at 12:30", "to ops@example.com at 12:30"),
+        (
+            "arn:aws:sts::123456789012:assumed-role/a-very-long-role-name-of-a-company"
+            "/i-0123456789abcdef0",
+            "arn:aws:sts::123456789012:assumed-role/a-very-long-role-name-of-a-company"
+            "/i-0123456789abcdef0",
+        ),
+    ],
+    ids=[
+        "no password",
+        "URL",
+        "slash in the password",
+        "no user",
+        "not quite a URL",
+        "no URL",
+        "token",
+        "60 characters",
+        "59 characters",
+        "header",
+        "another value",
+        "port",
+        "address and time",
+        "ARN",
+    ],
+)
+def test_what_is_hidden(text: str, shown: str) -> None:
+    assert mask(text) == shown
+
+
+def test_secrets_that_are_known() -> None:
+    assert mask("a b c b", ["b", "", "x"]) == "a *** c ***"
+
+
+@often
+@given(st.text(), st.text(), st.integers(0, 2000), st.integers(60, 3000), st.booleans())
+def test_no_piece_of_a_token_is_shown(
+    before: str, after: str, start: int, length: int, named: bool
+) -> None:
+    token = new_token(1_800_000_000)
+    piece = token[start : start + length]
+    shown = mask(before + piece + after, [token] * named)
+    assert not any(piece[i : i + 60] in shown for i in range(len(piece) - 59))
+
+
+@often
+@given(st.text())
+@example("postgresql://airflow:s3cr/et@db/airflow")
+@example("x" * 100_000)
+@example(":" * 100_000)
+@example("://" * 30_000)
+def test_masking_is_quick_and_repeatable(text: str) -> None:
+    once = mask(text)
+    assert mask(once) == once
+    assert "s3cr" not in once

@@ -1,0 +1,125 @@
+"""What flows through a run: templates are filled, results made, secrets kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from _ecr_airflow_sync.model import (
+    Connection,
+    HeldConnection,
+    Result,
+    Target,
+    fill,
+    name_variable,
+)
+
+from .conftest import HOST, REGISTRY, UNTIL, token_for
+
+
+@pytest.mark.parametrize(
+    ("template", "registry", "region", "filled"),
+    [
+        ("docker_default", "1", "x", "docker_default"),
+        ("e_{registry}_{region}", "1", "x", "e_1_x"),
+        ("{region}{region}", None, "x", "xx"),
+        ("e_{registry}_{region}", None, "x", "e_{registry}_x"),
+        ("e_{registry}_{region}", "1", "", "e_1_{region}"),
+        ("{registry}", "{region}", "x", "{region}"),
+        ("{account} {} {region", "1", "x", "{account} {} {region"),
+    ],
+    ids=[
+        "no placeholder",
+        "both",
+        "twice",
+        "unknown registry",
+        "unknown region",
+        "once only",
+        "no others",
+    ],
+)
+def test_a_template_is_filled_as_far_as_known(
+    template: str, registry: str | None, region: str, filled: str
+) -> None:
+    assert fill(template, registry, region) == filled
+
+
+def test_the_variable_that_stands_for_a_connection() -> None:
+    assert name_variable("ecr_eu-a") == "AIRFLOW_CONN_ECR_EU-A"
+
+
+@pytest.mark.parametrize(
+    ("template", "host"),
+    [
+        (None, HOST),
+        ("", HOST),
+        ("mirror.example.com", "mirror.example.com"),
+        (
+            "{registry}.dkr-ecr.{region}.on.aws",
+            f"{REGISTRY}.dkr-ecr.us-east-1.on.aws",
+        ),
+    ],
+    ids=["ECR's own", "empty", "another", "template"],
+)
+def test_the_host_in_image_names(template: str | None, host: str) -> None:
+    assert token_for(Target(host=template)).host == host
+
+
+def test_a_connection_that_holds_a_token() -> None:
+    target = Target("e_{registry}_{region}", extra='{"email": "a@example.com"}')
+    connection = Connection.holding(token_for(target))
+    assert connection == Connection(
+        conn_id=f"e_{REGISTRY}_us-east-1",
+        host=HOST,
+        login="AWS",
+        password="s3cret",
+        extra='{"email": "a@example.com"}',
+        description="ECR token valid until 2030-01-02 03:04 UTC, "
+        "written by ecr-airflow-sync",
+    )
+    assert Connection.holding(token_for(Target())).extra == ""
+
+
+def test_no_secret_in_what_a_debugger_or_log_may_show() -> None:
+    token = token_for(Target())
+    extra = {"aws_session_token": "s3cret"}
+    held = HeldConnection("aws", True, "", "", "AKIA", "s3cret", extra)
+    for value in (token, Connection.holding(token), held, Result.written(token)):
+        assert "s3cret" not in repr(value)
+
+
+def test_results_of_a_token() -> None:
+    token = token_for(Target("e_{region}"))
+    planned = Result(
+        conn_id="e_us-east-1",
+        status="planned",
+        registry=REGISTRY,
+        region="us-east-1",
+        host=HOST,
+        expires_at=UNTIL,
+    )
+    assert Result.planned(token) == planned
+    # The connection does not hold this token, so its end is not told.
+    failed = replace(planned, status="failed", error="no", expires_at=None)
+    assert Result.unwritten(token, "no") == failed
+    written = Result.written(token)
+    assert written == replace(
+        planned, status="written", last_success=written.last_success
+    )
+    assert written.last_success
+    ago = datetime.now(timezone.utc) - written.last_success
+    assert timedelta(0) <= ago < timedelta(minutes=1)
+
+
+def test_a_result_without_a_token_tells_what_was_asked() -> None:
+    target = Target("e_{region}", "us-east-1", REGISTRY, host="mirror.example.com")
+    assert Result.failed(target, "no") == Result(
+        conn_id="e_{region}",
+        status="failed",
+        registry=REGISTRY,
+        region="us-east-1",
+        host="mirror.example.com",
+        error="no",
+    )

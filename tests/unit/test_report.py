@@ -1,0 +1,152 @@
+"""The report: each line of the text, the whole document, and a stdout that is gone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from datetime import datetime, timedelta, timezone
+
+import click
+import pytest
+
+from _ecr_airflow_sync.model import FoundAirflow, Result, Run
+from _ecr_airflow_sync.report import format_json, format_text, print_report
+
+FOUND = FoundAirflow("/opt/bin/airflow", "2.11.2", "AIRFLOW_HOME /srv", "import")
+UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+def ending_in(left: timedelta) -> Result:
+    until = datetime.now(timezone.utc) + left
+    return Result("a", "written", host="a.example", expires_at=until)
+
+
+def test_a_line_for_airflow_and_one_for_each_connection() -> None:
+    results = [
+        Result("docker_default", "planned", host="a.example"),
+        Result("b", "failed", host="b.example", expires_at=UNTIL, error="no"),
+        Result("c", "wrong host", host="c.example", error="no"),
+    ]
+    assert format_text(Run(results, FOUND)).splitlines() == [
+        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import",
+        "docker_default  planned  a.example",
+        "b               failed",
+        "c               wrong host",
+    ]
+
+
+def test_no_airflow() -> None:
+    fresh = Result("a", "fresh", host="a.example")
+    failed = Result("b", "failed", error="no")
+    assert format_text(Run([fresh])).splitlines() == [
+        "Nothing is due, so Airflow was left alone.",
+        "a  fresh    a.example",
+    ]
+    assert format_text(Run([fresh, failed])).splitlines() == [
+        "a  fresh    a.example",
+        "b  failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (timedelta(hours=12), "12 h 0 min"),
+        (timedelta(hours=11, minutes=59, seconds=45), "12 h 0 min"),
+        (timedelta(minutes=59, seconds=10), "0 h 59 min"),
+        (timedelta(seconds=20), "no more"),
+        (timedelta(days=-1), "no more"),
+        (timedelta(days=2), "48 h 0 min"),
+    ],
+    ids=str,
+)
+def test_how_long_a_token_is_valid(left: timedelta, told: str) -> None:
+    result = ending_in(left)
+    assert result.expires_at
+    until = result.expires_at.strftime("%Y-%m-%d %H:%M UTC")
+    line = format_text(Run([result], FOUND)).splitlines()[1]
+    assert line == f"a  written  a.example, valid for {told}, until {until}"
+
+
+def test_the_document() -> None:
+    results = [
+        Result("a", "written", "111111111111", "us-east-1", "a.example", UNTIL),
+        Result("b", "failed", error="no"),
+    ]
+    document = json.loads(format_json(Run(results, FOUND)))
+    assert document == {
+        "airflow": {
+            "executable": "/opt/bin/airflow",
+            "version": "2.11.2",
+            "method": "import",
+        },
+        "connections": [
+            {
+                "conn_id": "a",
+                "registry": "111111111111",
+                "region": "us-east-1",
+                "host": "a.example",
+                "expires_at": "2030-01-02T03:04:05Z",
+                "status": "written",
+                "error": None,
+            },
+            {
+                "conn_id": "b",
+                "registry": None,
+                "region": None,
+                "host": None,
+                "expires_at": None,
+                "status": "failed",
+                "error": "no",
+            },
+        ],
+    }
+    nothing = json.loads(format_json(Run(results)))["airflow"]
+    assert nothing == {"executable": None, "version": None, "method": None}
+
+
+# --- stdout ---
+
+
+def test_a_path_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "utf-8"))
+    print_report("AIRFLOW_HOME /srv/\udcff, M\u00fcller")
+    sys.stdout.flush()
+    assert printed.getvalue() == b"AIRFLOW_HOME /srv/?, M\xc3\xbcller\n"
+
+
+def test_a_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a caller's StringIO, or none at all."""
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    print_report("text")
+    assert printed.getvalue() == "text\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    print_report("text")
+
+
+def test_a_stdout_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(click.ClickException) as caught:
+            print_report("text")
+    # It was closed without an error: what was not printed went to /dev/null.
+    assert str(caught.value) == (
+        "the report could not be printed: No space left on device"
+    )
+
+
+def test_a_reader_that_is_gone_is_clicks_concern(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    pipe = os.fdopen(write, "w")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    with pytest.raises(BrokenPipeError):
+        print_report("text")
+    with pytest.raises(BrokenPipeError):
+        pipe.close()

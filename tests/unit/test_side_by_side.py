@@ -1,0 +1,71 @@
+"""Threads: answers that come in time, and none that keep the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from typing import Iterator
+
+import pytest
+from conftest import ROOT
+
+from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.side_by_side import run_side_by_side, start_thread
+
+
+@pytest.fixture
+def no_more_threads() -> Iterator[None]:
+    """No stack of this size fits into memory, so no thread can start."""
+    before = threading.stack_size(2**46)
+    yield
+    threading.stack_size(before)
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def test_each_answer_by_its_item() -> None:
+    assert run_side_by_side(square, [3, 1, 2], 60) == {3: 9, 1: 1, 2: 4}
+    assert run_side_by_side(square, [], 60) == {}
+
+
+def test_nobody_waits_for_another() -> None:
+    all_here = threading.Barrier(3, timeout=10)
+    answers = run_side_by_side(lambda _: all_here.wait(), "abc", 60)
+    assert sorted(answers.values()) == [0, 1, 2]
+
+
+def test_what_is_late_is_left_out() -> None:
+    late = threading.Event()
+
+    def answer(item: str) -> str:
+        if item == "late":
+            late.wait(10)
+        return item
+
+    began = time.monotonic()
+    answers = run_side_by_side(answer, ["late", "early"], 0.4)
+    assert 0.4 <= time.monotonic() - began < 5
+    assert answers == {"early": "early"}
+    late.set()
+
+
+def test_a_thread_does_not_outlive_the_process() -> None:
+    program = (
+        "import time\n"
+        "from _ecr_airflow_sync.side_by_side import start_thread\n"
+        "start_thread(lambda: time.sleep(60))\n"
+    )
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=30)
+
+
+def test_no_thread_can_start(no_more_threads: None) -> None:
+    with pytest.raises(StepFailed) as caught:
+        start_thread(time.time)
+    assert str(caught.value) == "can't start new thread; see ulimit -u"
+    with pytest.raises(StepFailed):
+        run_side_by_side(square, [1], 60)

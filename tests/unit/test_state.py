@@ -1,0 +1,411 @@
+"""What this host remembers: what is fresh, what a failure means, whatever the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from _ecr_airflow_sync.model import Result, Target
+from _ecr_airflow_sync.state import State
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+A = Target("a", "us-east-1")
+B = Target("b", "us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def path(
+    own_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Path:
+    """The file, which is not there yet."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("STATE_DIRECTORY", str(folder))
+    return folder / "written.json"
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def written(target: Target, **fields: Any) -> Result:
+    """A result of a run that has just written a token of twelve hours."""
+    result = Result(
+        conn_id=target.conn_id,
+        status="written",
+        registry="111111111111",
+        region="us-east-1",
+        host="host.example.com",
+        expires_at=now() + 12 * HOUR,
+        last_success=now(),
+    )
+    return replace(result, **fields)
+
+
+def remember(results: dict[Target, Result | None], command: str = "airflow") -> None:
+    """What a run does at its end."""
+    state = State.load(command)
+    state.record(results)
+    state.save(is_needed=True)
+
+
+def find(
+    target: Target, seconds: float = 60, command: str = "airflow"
+) -> Result | None:
+    return State.load(command).find_fresh([target], seconds).get(target)
+
+
+def failed(target: Target) -> Result:
+    return Result.failed(target, "no")
+
+
+def test_what_was_written_is_fresh_as_it_was_told() -> None:
+    result = written(A)
+    remember({A: result})
+    fresh = find(A)
+    assert fresh
+    assert fresh.last_success
+    assert result.last_success
+    assert fresh.last_success > result.last_success
+    assert fresh == replace(result, status="fresh", last_success=fresh.last_success)
+    assert find(B) is None
+    assert find(A, command="/opt/other/airflow") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "renew_before", "fresh"),
+    [
+        ({"expires_at": 6 * HOUR + MINUTE}, 6 * HOUR, True),
+        ({"expires_at": 6 * HOUR - MINUTE}, 6 * HOUR, False),
+        ({"expires_at": -MINUTE}, MINUTE, False),
+        ({"last_success": MINUTE}, 6 * HOUR, False),
+        ({"last_success": -20 * HOUR}, 6 * HOUR, True),
+        ({"expires_at": None}, MINUTE, False),
+    ],
+    ids=["long enough", "too short", "expired", "clock set back", "old", "no end"],
+)
+def test_how_long_it_has_to_live(
+    fields: dict[str, timedelta | None], renew_before: timedelta, fresh: bool
+) -> None:
+    times = {name: ago if ago is None else now() + ago for name, ago in fields.items()}
+    remember({A: written(A, **times)})
+    assert (find(A, renew_before.total_seconds()) is not None) == fresh
+
+
+def test_a_day_of_renewing_below_six_hours(path: Path) -> None:
+    """48 runs: between them the state is aged, which is what a clock would do."""
+    writes = 0
+    for _ in range(48):
+        if not find(A, 6 * 3600):
+            remember({A: written(A)})
+            writes += 1
+        (entry,) = json.loads(path.read_text())["connections"]
+        for name in ("written_at", "expires_at"):
+            earlier = datetime.fromisoformat(entry[name]) - 30 * MINUTE
+            entry[name] = earlier.isoformat()
+        path.write_text(json.dumps({"connections": [entry]}))
+    assert writes == 4
+
+
+@pytest.mark.parametrize("result", [None, failed(A)], ids=["cut short", "failed"])
+def test_what_did_not_end_well_is_not_fresh(result: Result | None) -> None:
+    remember({A: written(A), B: written(B)})
+    remember({A: result})
+    assert find(A) is None
+    assert find(B)
+    remember({A: written(A)})
+    assert find(A)
+
+
+def test_a_failure_before_any_success_leaves_nothing(path: Path) -> None:
+    remember({A: failed(A)})
+    assert json.loads(path.read_text()) == {"connections": []}
+
+
+def test_what_was_found_fresh_keeps_its_times(path: Path) -> None:
+    remember({A: written(A, last_success=now() - HOUR)})
+    (before,) = json.loads(path.read_text())["connections"]
+    remember({A: find(A)})
+    (after,) = json.loads(path.read_text())["connections"]
+    assert after.pop("last_success") > before.pop("last_success")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(A, region="eu-west-1"),
+        replace(A, registry="222222222222"),
+        replace(A, role_arn="r"),
+        replace(A, host="mirror.example.com"),
+    ],
+    ids=["region", "registry", "role", "host"],
+)
+def test_who_writes_last_owns_the_connection(other: Target) -> None:
+    remember({A: written(A)})
+    assert find(other) is None
+    remember({other: written(other)})
+    assert find(other)
+    assert find(A) is None
+
+
+def test_a_template_is_known_by_what_it_came_to() -> None:
+    template = Target("e_{registry}")
+    result = written(template, conn_id="e_111111111111")
+    remember({template: result})
+    fresh = find(template)
+    assert fresh
+    assert fresh.conn_id == "e_111111111111"
+    state = State.load("airflow")
+    told = state.explain_failure(template, failed(template))
+    assert told.conn_id == "e_111111111111"
+    remember({template: failed(template)})
+    assert find(template) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "held"),
+    [
+        (
+            7 * HOUR + 59 * MINUTE,
+            "the token written there at {at} is valid for 7 h more",
+        ),
+        (61 * MINUTE, "the token written there at {at} is valid for 1 h more"),
+        (59.5 * MINUTE, "the token written there at {at} is valid for 59 min more"),
+        (0.5 * MINUTE, "the token written there at {at} is valid for 0 min more"),
+        (-MINUTE, "the token written there expired at {end}"),
+    ],
+    ids=["hours", "one hour", "minutes", "moments", "expired"],
+)
+def test_what_a_failure_means(left: timedelta, held: str) -> None:
+    result = written(A, expires_at=now() + left, last_success=now() - 2 * HOUR)
+    assert result.expires_at
+    assert result.last_success
+    remember({A: result})
+    told = State.load("airflow").explain_failure(A, failed(A))
+    at = f"{result.last_success:%H:%M} UTC"
+    end = f"{result.expires_at:%Y-%m-%d %H:%M} UTC"
+    assert told == replace(
+        failed(A),
+        error="no; " + held.format(at=at, end=end),
+        expires_at=result.expires_at,
+        last_success=result.last_success,
+    )
+
+
+def test_a_failure_of_what_was_never_written_is_told_as_it_is() -> None:
+    result = failed(A)
+    assert State.load("airflow").explain_failure(A, result) is result
+
+
+def test_expired_entries_go_unless_they_are_asked_for(path: Path) -> None:
+    old = {"expires_at": now() - HOUR, "last_success": now() - 13 * HOUR}
+    remember({A: written(A, **old), B: written(B, **old)})
+    remember({A: failed(A)})
+    (entry,) = json.loads(path.read_text())["connections"]
+    assert (entry["conn_id"], entry["failed"]) == ("a", True)
+
+
+def test_each_airflow_has_entries_of_its_own(path: Path) -> None:
+    remember({A: written(A)})
+    remember({A: written(A)}, "sudo -u airflow airflow")
+    assert len(json.loads(path.read_text())["connections"]) == 2
+    remember({A: failed(A)})
+    assert find(A) is None
+    assert find(A, command="sudo -u airflow airflow")
+
+
+@pytest.mark.parametrize(
+    ("variable", "matters"),
+    [
+        ("AIRFLOW_HOME", True),
+        ("AIRFLOW_CONFIG", True),
+        ("AIRFLOW_CLI_ENVIRONMENT", True),
+        ("AIRFLOW__CORE__SQL_ALCHEMY_CONN", True),
+        ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", True),
+        ("AIRFLOW__CORE__FERNET_KEY", True),
+        ("DOCKER_HOST", True),
+        ("KUBECONFIG", True),
+        ("AWS_PROFILE", True),
+        ("AWS_DEFAULT_PROFILE", True),
+        ("AWS_REGION", True),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", True),
+        ("AWS_ACCESS_KEY_ID", True),
+        ("AWS_SESSION_TOKEN", False),  # new ones of the same role every hour
+        ("AIRFLOW__CORE__PARALLELISM", False),
+        ("LANG", False),
+    ],
+)
+def test_variables_that_lead_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, variable: str, matters: bool
+) -> None:
+    remember({A: written(A)})
+    monkeypatch.setenv(variable, "another")
+    assert (find(A) is None) == matters
+
+
+def test_another_script_of_the_same_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("old", "new"):
+        script = tmp_path / name / "airflow"
+        script.parent.mkdir()
+        script.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "old"))
+    remember({A: written(A)})
+    assert find(A)
+    assert find(A, command=str(tmp_path / "old/airflow"))
+    monkeypatch.setenv("PATH", str(tmp_path / "new"))
+    assert find(A) is None
+
+
+# --- the file ---
+
+
+def test_the_file_is_private_and_replaced_in_one_step(path: Path) -> None:
+    remember({A: written(A)})
+    first = path.stat()
+    assert first.st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    remember({A: written(A)})
+    assert path.stat().st_ino != first.st_ino
+    assert [file.name for file in path.parent.iterdir()] == ["written.json"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"STATE_DIRECTORY": "one:two"}, "one/written.json"),
+        ({"XDG_STATE_HOME": "xdg"}, "xdg/ecr-airflow-sync/written.json"),
+        ({"XDG_STATE_HOME": "", "HOME": "me"},
+         "me/.local/state/ecr-airflow-sync/written.json"),
+    ],
+    ids=["a unit's first", "XDG", "home"],
+)  # fmt: skip
+def test_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variables: dict[str, str],
+    place: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STATE_DIRECTORY")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    remember({A: written(A)})
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert files == [tmp_path / place]
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_state_that_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_needed: bool,
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/dev/null/state")
+    caplog.set_level(logging.DEBUG)
+    State.load("airflow").save(is_needed)
+    (record,) = caplog.records
+    assert record.levelno == (logging.ERROR if is_needed else logging.DEBUG)
+    assert record.getMessage() == (
+        "state /dev/null/state/written.json: Not a directory; until it can be kept, "
+        "each run writes"
+    )
+
+
+def test_a_home_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """As for a user id without an entry in passwd."""
+    monkeypatch.setenv("XDG_STATE_HOME", "~nobody-of-this-name")
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.chdir(tmp_path)
+    State.load("airflow").save(is_needed=True)
+    assert ": HOME is not set; until" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+CONTENTS = {
+    "empty": b"",
+    "half": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "lists in a list": b"[[1, 2]]",
+    "an object": b'{"connections": {}}',
+    "a number": b'{"connections": 1}',
+    "a list of numbers": b'{"connections": [1]}',
+    "an empty entry": b'{"connections": [{}]}',
+    "half an entry": b'{"connections": [{"conn_id": "a"}]}',
+    "too deep": b"[" * 100_000,
+    "no text": b"\xff\x00",
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_a_file_that_is_not_ours(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert find(A) is None
+    remember({A: written(A)})
+    assert find(A)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", 1),
+        ("conn_id", None),
+        ("expires_at", "soon"),
+        ("expires_at", 9999999999),
+        ("written_at", "0001-01-01T00:00:00+23:59"),
+        ("last_success", None),
+        ("password", "x"),
+    ],
+)
+def test_an_entry_that_is_not_ours(path: Path, name: str, value: object) -> None:
+    remember({A: written(A)})
+    (entry,) = json.loads(path.read_text())["connections"]
+    path.write_text(json.dumps({"connections": [{**entry, name: value}]}))
+    assert find(A) is None
+
+
+def test_a_truncated_file(path: Path) -> None:
+    remember({A: written(A)})
+    content = path.read_bytes()
+    for length in range(0, len(content) - 1, 3):
+        path.write_bytes(content[:length])
+        assert find(A) is None
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+documents = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.just("connections"), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(documents.map(lambda document: json.dumps(document).encode()) | st.binary())
+def test_any_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert find(A) is None

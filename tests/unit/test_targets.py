@@ -1,0 +1,184 @@
+"""What is asked for: regions times registries, validated, each with its connection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from _ecr_airflow_sync.errors import UsageError
+from _ecr_airflow_sync.model import Target
+from _ecr_airflow_sync.targets import (
+    combine_targets,
+    validate_target,
+    validate_targets,
+)
+
+A, B = "111111111111", "222222222222"
+RULE = (
+    "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and "
+    "dots (not two in a row)"
+)
+NO_ACCOUNT = "is not an account id of twelve digits"
+NO_HOST = "is not a bare host, as in an image's name"
+NO_LOGIN = "extra has reauth false: DockerOperator would not log in to ECR"
+EXTRA = '\'{"email": "me@example.com"}\''
+PLACEHOLDERS = "the placeholders are {registry} and {region}"
+
+
+@pytest.mark.parametrize(
+    ("regions", "registries", "pairs"),
+    [
+        ([], [], [("", None)]),
+        (["x"], [], [("x", None)]),
+        ([""], [A], [("", A)]),
+        (["x", "y"], [A, B], [("x", A), ("x", B), ("y", A), ("y", B)]),
+    ],
+    ids=["boto3's own", "own registry", "empty region", "two by two"],
+)
+def test_every_registry_in_every_region(
+    regions: list[str], registries: list[str], pairs: list[tuple[str, str | None]]
+) -> None:
+    common = Target("c", role_arn="r")
+    combined = combine_targets(common, regions, registries)
+    assert combined == [
+        replace(common, region=region, registry=registry) for region, registry in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "validated"),
+    [
+        (Target(), Target()),
+        (Target("e_{region}", "x"), Target("e_x", "x")),
+        (Target("e_{registry}_{region}", "x"), Target("e_{registry}_x", "x")),
+        (Target("e_{registry}", "x", A), Target(f"e_{A}", "x", A)),
+        (
+            Target("e_{registry}_{region}", "x", "public", host="mirror.example.com"),
+            Target("e_public_us-east-1", "us-east-1", "public", host="public.ecr.aws"),
+        ),
+    ],
+    ids=["nothing known", "region", "own registry", "registry", "public"],
+)
+def test_what_is_known_is_filled_in(target: Target, validated: Target) -> None:
+    assert validate_target(target) == validated
+
+
+def describe(fields: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value[:20]!a}" for name, value in fields.items())
+
+
+ALLOWED: list[dict[str, str]] = [
+    {"conn_id": "x" * 200},
+    {"conn_id": ".a-b_c.d"},
+    {"conn_id": "{registry}"},
+    {"host": "localhost"},
+    {"host": ""},
+    {"host": "{registry}.dkr-ecr.{region}.on.aws"},
+    {"role_arn": "r", "external_id": "e"},
+    {"aws_conn_id": "a", "external_id": "e"},
+    {"aws_conn_id": "a", "role_arn": "r"},
+    {"extra": ""},
+    {"extra": "{}"},
+    {"extra": '{"reauth": true}'},
+    {"extra": '{"reauth": "Yes"}'},
+    {"extra": '{"team": "M\u00fcller"}'},
+]
+
+
+@pytest.mark.parametrize("fields", ALLOWED, ids=describe)
+def test_what_may_be_asked_for(fields: dict[str, str]) -> None:
+    target = Target(**fields)
+    assert validate_target(target) == target
+
+
+REFUSED: list[tuple[dict[str, str], str]] = [
+    *(
+        ({"registry": registry}, f"registry {registry!r} {NO_ACCOUNT}")
+        for registry in ("", "12345", "\u0661" * 12, f"{A}\n", "Public")
+    ),
+    *(
+        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {PLACEHOLDERS}")
+        for conn_id in ("e_{account}", "e_{region", "e_}")
+    ),
+    *(
+        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
+        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201)
+    ),
+    *(
+        ({"host": host}, f"host {host!r} {NO_HOST}")
+        for host in (
+            "https://a.example",
+            "a..example",
+            "a.example:443",
+            "a.example/x",
+            "-a.example",
+            "{account}.example",
+            "{region",
+        )
+    ),
+    (
+        {"profile": "a", "aws_conn_id": "b"},
+        "profile and aws_conn_id are two sources of credentials: give one",
+    ),
+    ({"external_id": "a"}, "external_id is for a role: give its role_arn"),
+    *(
+        ({"extra": extra}, f"extra is not a JSON object, such as {EXTRA}")
+        for extra in ("[1]", "null", '"text"')
+    ),
+    *(
+        ({"extra": f'{{"reauth": {value}}}'}, NO_LOGIN)
+        for value in ("false", '"no"', '"False"', "0")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"), REFUSED, ids=[describe(fields) for fields, _ in REFUSED]
+)
+def test_what_is_refused(fields: dict[str, str], error: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate_target(Target(**fields))
+    assert str(caught.value) == error
+
+
+def test_an_empty_region_beside_another() -> None:
+    with pytest.raises(UsageError) as caught:
+        combine_targets(Target("x_{region}"), ["", "eu-west-1"], [])
+    assert str(caught.value) == "one of several regions is empty"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["{", '{"team": "M\udcfcller"}', "[" * 100_000],
+    ids=["half", "no UTF-8", "too deep"],
+)
+def test_an_extra_that_json_cannot_read(extra: str) -> None:
+    with pytest.raises(UsageError, match=r"^extra is not JSON: ") as caught:
+        validate_target(Target(extra=extra))
+    assert "\n" not in str(caught.value)
+
+
+def test_repetitions_are_one_target() -> None:
+    public = combine_targets(Target("{registry}"), ["x", "y"], ["public"])
+    asked = [*public, Target("{registry}", "x", A), Target(A, "x", A)]
+    conn_ids = [target.conn_id for target in validate_targets(asked)]
+    assert conn_ids == ["public", A]
+
+
+def test_no_connection_is_asked_for_twice() -> None:
+    with pytest.raises(UsageError, match="overwrite each other"):
+        validate_targets([Target("a", "x"), Target("b"), Target("a", "y")])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
+def test_targets(regions: list[str], registries: list[str], template: str) -> None:
+    try:
+        asked = combine_targets(Target(template), regions, registries)
+        targets = validate_targets(asked)
+    except UsageError:
+        return
+    assert len({target.conn_id for target in targets}) == len(targets) > 0
