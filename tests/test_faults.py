@@ -25,6 +25,7 @@ import ecr_stand_in
 import pytest
 from api_server import ApiServer, free_port
 from conftest import Command, FakeAirflow, RealAirflow
+from database import connect, execute, name_for_airflow
 from ecr_stand_in import EcrStandIn
 from faults import (
     PLAIN,
@@ -35,8 +36,6 @@ from faults import (
     in_store,
     python_was_starting,
 )
-from postgres import connect, execute
-from test_postgres import on_postgres, postgres  # noqa: F401 - fixtures
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))
 SEED = int(os.environ.get("FAULT_SEED", str(time.time_ns() % 1_000_000)))
@@ -463,7 +462,7 @@ def test_a_database_server(
     server, _, name = url.rpartition("/")
 
     def at(url: str) -> dict[str, str]:
-        return airflows.on_database({}, url.replace("://", "+psycopg2://"))
+        return airflows.on_database({}, name_for_airflow(url))
 
     @contextlib.contextmanager
     def altered(there: str, back: str) -> Iterator[None]:
