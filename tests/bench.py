@@ -735,14 +735,13 @@ def plot(results: Sequence[Result], about: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Server | None]:
+def serving() -> Iterator[Server | None]:
     """A PostgreSQL server; none if Airflow is to take SQLite."""
     initdb = postgres.find_server()
     if not initdb:
         yield None
         return
-    folder.mkdir()
-    with postgres.serving(initdb, folder) as server:
+    with postgres.serving(initdb) as server:
         yield server
 
 
@@ -762,9 +761,9 @@ def measure(versions: Sequence[str], rounds: int, svg: str) -> bool:
     """Print all of it, and draw the plot; whether every bar is held."""
     ecr = EcrStandIn()
     threading.Thread(target=ecr.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="ecr-airflow-sync-bench-") as name, serving(
-        Path(name, "postgres")
-    ) as server:
+    with tempfile.TemporaryDirectory(
+        prefix="ecr-airflow-sync-bench-"
+    ) as name, serving() as server:
         about = machine(server)
         pairs = f"Medians of {rounds} pair(s), of {half(rounds)} with ten connections: common → ours."
         print(

@@ -220,9 +220,7 @@ def real(sync: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
 
 
 @pytest.fixture(scope="session")
-def database_servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Server]]:
+def database_servers() -> Iterator[Callable[[str], Server]]:
     """Starts PostgreSQL or MariaDB on loopback, each once."""
     with ExitStack() as running:
 
@@ -232,8 +230,7 @@ def database_servers(
             program = module.find_server()
             if not program:
                 pytest.skip(f"no {kind} here: apt-get install {module.PACKAGE}")
-            folder = tmp_path_factory.mktemp(kind)
-            server: Server = running.enter_context(module.serving(program, folder))
+            server: Server = running.enter_context(module.serving(program))
             return server
 
         yield start

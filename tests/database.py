@@ -10,9 +10,11 @@ import sqlite3
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any, Iterator, Sequence
 from urllib.parse import urlsplit
 
 import airflows
@@ -151,13 +153,17 @@ def find_port() -> int:
         return port
 
 
-def give(folder: Path, user: str) -> None:
-    """Have a folder belong to the user as whom root runs a server."""
-    entry = pwd.getpwnam(user)
-    for parent in (folder, *folder.parents):
-        if parent.owner() == "root" and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    os.chown(folder, entry.pw_uid, entry.pw_gid)
+@contextmanager
+def make_folder(user: str) -> Iterator[Path]:
+    """For a server, which root runs as that user.
+
+    Not pytest's: to that, each session that begins closes the way for other users.
+    """
+    with TemporaryDirectory(prefix="ecr-airflow-sync-server-") as name:
+        if os.getuid() == 0:
+            entry = pwd.getpwnam(user)
+            os.chown(name, entry.pw_uid, entry.pw_gid)
+        yield Path(name)
 
 
 def wait_for_server(url: str, refusal: type[Exception]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -16,7 +16,7 @@ from database import (
     execute,
     find_port,
     find_program,
-    give,
+    make_folder,
     run_tool,
     wait_for_server,
 )
@@ -57,26 +57,26 @@ class MariaDB(Server):
         return [name, "--no-defaults", *there]
 
 
-@contextlib.contextmanager
-def serving(program: str, folder: Path) -> Iterator[MariaDB]:
-    """A server on loopback, with its data in an empty ``folder``."""
-    common = ["--no-defaults", f"--datadir={folder / 'data'}"]
-    if os.getuid() == 0:  # it refuses to run as root
-        give(folder, "mysql")
-        common.append("--user=mysql")
-    make = ["mariadb-install-db", *common, "--skip-test-db"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+@contextmanager
+def serving(program: str) -> Iterator[MariaDB]:
+    """A server on loopback, with nothing in it."""
     port = find_port()
-    place = [f"--port={port}", f"--socket={folder / 'socket'}"]
-    server = subprocess.Popen(
-        [program, *common, *place, f"--pid-file={folder / 'pid'}", *OPTIONS],
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    url = f"mysql://airflow@127.0.0.1:{port}"
-    try:
-        wait_for_server(url, pymysql.OperationalError)
-        yield MariaDB(url)
-    finally:
-        server.terminate()
-        server.wait()
+    with make_folder("mysql") as folder:
+        common = ["--no-defaults", f"--datadir={folder / 'data'}"]
+        if os.getuid() == 0:  # it refuses to run as root
+            common.append("--user=mysql")
+        make = ["mariadb-install-db", *common, "--skip-test-db"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        place = [f"--port={port}", f"--socket={folder / 'socket'}"]
+        server = subprocess.Popen(
+            [program, *common, *place, f"--pid-file={folder / 'pid'}", *OPTIONS],
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+        url = f"mysql://airflow@127.0.0.1:{port}"
+        try:
+            wait_for_server(url, pymysql.OperationalError)
+            yield MariaDB(url)
+        finally:
+            server.terminate()
+            server.wait()

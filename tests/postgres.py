@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -15,7 +15,7 @@ from database import (
     execute,
     find_port,
     find_program,
-    give,
+    make_folder,
     run_tool,
     wait_for_server,
 )
@@ -48,28 +48,28 @@ class Postgres(Server):
         run_tool([str(self.tools / "psql"), *quiet, f"{self.url}/{name}"], dumped)
 
 
-@contextlib.contextmanager
-def serving(initdb: str, folder: Path) -> Iterator[Postgres]:
-    """A server on loopback, with its data in an empty ``folder``."""
+@contextmanager
+def serving(initdb: str) -> Iterator[Postgres]:
+    """A server on loopback, with nothing in it."""
     as_user: list[str] = []
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        give(folder, "postgres")
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    data = str(folder / "data")
-    make = [*as_user, initdb, "-D", data, "-U", "airflow", "-A", "trust"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
     tools = Path(initdb).resolve().parent
     port = find_port()
-    options = ["-c", "fsync=off", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*as_user, str(tools / "postgres"), "-D", data, *options],
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    url = f"postgresql://airflow@127.0.0.1:{port}"
-    try:
-        wait_for_server(f"{url}/postgres", psycopg2.OperationalError)
-        yield Postgres(url, tools)
-    finally:
-        server.terminate()
-        server.wait()
+    with make_folder("postgres") as folder:
+        data = str(folder / "data")
+        make = [*as_user, initdb, "-D", data, "-U", "airflow", "-A", "trust"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        place = ["-D", data, "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
+        server = subprocess.Popen(
+            [*as_user, str(tools / "postgres"), *place, "-c", "fsync=off"],
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+        url = f"postgresql://airflow@127.0.0.1:{port}"
+        try:
+            wait_for_server(f"{url}/postgres", psycopg2.OperationalError)
+            yield Postgres(url, tools)
+        finally:
+            server.terminate()
+            server.wait()

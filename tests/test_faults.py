@@ -118,12 +118,23 @@ def test_a_signal(on_fake: Callable[..., Scene], way: Way, version: str) -> None
     strike(on_fake(version), way, MOMENTS or (5 if way[1] == "alone" else 2))
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+@pytest.mark.parametrize(
+    ("version", "method"),
+    [
+        ("1.10.15", "delete-add"),
+        ("2.5.3", "delete-add"),
+        ("2.11.2", "delete-add"),
+        ("2.11.2", "import"),
+        ("3.3.2", "import"),
+    ],
+)
 @pytest.mark.parametrize("way", REAL_WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
 def test_a_signal_with_a_real_airflow(
-    on_real: Callable[[str], Scene], way: Way, version: str
+    on_real: Callable[[str], Scene], way: Way, version: str, method: str
 ) -> None:
-    strike(on_real(version), way, MOMENTS or 2)
+    scene = on_real(version)
+    scene.sync.options += ["--method", method]
+    strike(scene, way, MOMENTS or 2)
 
 
 @pytest.mark.airflow

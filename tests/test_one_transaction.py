@@ -5,9 +5,12 @@ A reader looks all the time, as tasks that start would.
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
+
 import pytest
-from conftest import Command, OnDatabase
-from database import Reader
+from conftest import Command, OnDatabase, Ran
+from database import Reader, connect
 
 OPTIONS = ("-r", "us-east-1", "--method", "delete-add")
 TEN = (
@@ -57,3 +60,69 @@ def test_import_on_mariadb(sync: Command, on_database: OnDatabase) -> None:
     held = airflow.connection("docker_default")
     assert held
     assert held["password"] in sync.secrets()
+
+
+# What makes writers of a connection wait, without keeping readers out.
+HOLD_ROW = "UPDATE connection SET login = 'held' WHERE conn_id = 'docker_default'"
+HOLD_TABLE = {
+    "postgres": "LOCK TABLE connection IN SHARE MODE",
+    "mariadb": "SELECT * FROM connection FOR UPDATE",
+}
+COUNT_WAITING = {
+    "postgres": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "mariadb": "SELECT count(*) FROM information_schema.innodb_trx "
+    "WHERE trx_state = 'LOCK WAIT'",
+}
+COUNT_ROWS = "SELECT count(*) FROM connection WHERE conn_id = 'docker_default'"
+# 1.10 has MariaDB repeat its reads, 2.5 does not.
+SERVERS = [
+    ("postgres", "1.10.15"),
+    ("mariadb", "1.10.15"),
+    ("postgres", "2.5.3"),
+]
+
+
+def ask(url: str, question: str) -> int:
+    with closing(connect(url)) as database:
+        cursor = database.cursor()
+        cursor.execute(question)
+        return int(cursor.fetchone()[0])
+
+
+def write_at_once(sync: Command, kind: str, url: str, hold: str) -> list[Ran]:
+    """Three hosts, held up until all of them stand before the same row or gap."""
+    with closing(connect(url)) as holder:
+        holder.cursor().execute("BEGIN")
+        holder.cursor().execute(hold)
+        hosts = [sync.start(*OPTIONS, "-q") for _ in range(3)]
+        deadline = time.monotonic() + 60
+        while ask(url, COUNT_WAITING[kind]) < len(hosts):
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.05)
+        holder.cursor().execute("ROLLBACK")
+        return [sync.end(host) for host in hosts]
+
+
+@pytest.mark.parametrize(("kind", "version"), SERVERS)
+def test_writers_wait_for_each_other(
+    sync: Command, on_database: OnDatabase, kind: str, version: str
+) -> None:
+    """Whoever comes second finds what the first one wrote, and leaves it."""
+    _, url = on_database(kind, version)
+    assert sync(*OPTIONS).status == 0
+    with Reader(url) as reader:
+        ended = write_at_once(sync, kind, url, HOLD_ROW)
+    assert [(ran.status, ran.stderr) for ran in ended] == [(0, "")] * 3
+    assert (reader.missing, ask(url, COUNT_ROWS)) == (0, 1)
+    assert len(reader.passwords) == 2
+
+
+@pytest.mark.parametrize(("kind", "version"), SERVERS)
+def test_the_first_write_of_three_at_once(
+    sync: Command, on_database: OnDatabase, kind: str, version: str
+) -> None:
+    _, url = on_database(kind, version)
+    ended = write_at_once(sync, kind, url, HOLD_TABLE[kind])
+    assert [(ran.status, ran.stderr) for ran in ended] == [(0, "")] * 3
+    # 1.10 has no unique key, and where there is no row, none can be waited for.
+    assert ask(url, COUNT_ROWS) == (3 if version == "1.10.15" else 1)
