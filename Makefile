@@ -12,7 +12,7 @@ help:
 	@echo 'sudo make install REGION=us-east-1 AIRFLOW=/opt/airflow/bin/airflow AIRFLOW_HOME=/srv/airflow'
 	@echo '              puts the command and its systemd units on this host, or upgrades them'
 	@echo 'sudo make uninstall   removes them'
-	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR'
+	@echo 'make demo     a real Airflow connection filled from a stand-in for ECR, checked, and a failure'
 	@echo 'make test     all tests that need neither AWS, nor Docker, nor root'
 	@echo 'make quick    those among them that start no real Airflow'
 	@echo 'make coverage which lines and branches those among them run'

@@ -17,38 +17,43 @@ from __future__ import annotations
 
 import importlib
 import logging
-import random
-import re
-import signal
-import sys
 import time
 from contextlib import suppress
-from functools import partial
-from typing import Any, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence
 
 import click
 
-from _ecr_airflow_sync.airflow import Airflow, RunningAirflow
-from _ecr_airflow_sync.airflow_syntax import METHODS
+from _ecr_airflow_sync.airflow import Airflow
 from _ecr_airflow_sync.check import check_connections, validate_for_check
-from _ecr_airflow_sync.config_file import read_config
-from _ecr_airflow_sync.errors import StepFailed, SyncError, UsageError
+from _ecr_airflow_sync.errors import (
+    ConnectionMissing,
+    StepFailed,
+    SyncError,
+    UsageError,
+)
+from _ecr_airflow_sync.help_page import Command
 from _ecr_airflow_sync.metrics import require_prometheus_client, write_metrics
 from _ecr_airflow_sync.model import (
-    DEFAULT_CONN_ID,
     UTC_FORMAT,
     Connection,
+    HeldConnection,
     Result,
     Run,
     Target,
     Token,
     name_variable,
 )
+from _ecr_airflow_sync.options import read_targets, take_options
+from _ecr_airflow_sync.ownership import find_foreign
+from _ecr_airflow_sync.process import prepare_process, wait_a_moment
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
-from _ecr_airflow_sync.targets import combine_targets, validate_targets
+from _ecr_airflow_sync.targets import validate_targets
 from _ecr_airflow_sync.tokens import Granted, fetch_tokens
+
+if TYPE_CHECKING:
+    from _ecr_airflow_sync.running_airflow import RunningAirflow
 
 __version__ = "0.1.0"
 __all__ = ["Airflow", "Result", "SyncError", "Target", "UsageError", "main", "sync"]
@@ -65,11 +70,13 @@ def sync(
     check: bool = False,
     dry_run: bool = False,
     renew_before: float = 0,
+    replace: bool = False,
 ) -> list[Result]:
     """Fetch a token for each target, have Airflow hold it, and say what became of each.
 
     With ``renew_before``, what this host wrote is left alone if it has so many seconds
-    to live. ``dry_run`` writes nothing. ``check`` asks no AWS either: it says whether
+    to live. Somebody else's connection is replaced only with ``replace``. ``dry_run``
+    writes nothing. ``check`` asks no AWS either: it says whether
     DockerOperator could log in now.
 
     Raises UsageError for what cannot be done as asked; at the end SyncError, which has
@@ -78,7 +85,7 @@ def sync(
     if check:
         run = _check(targets, airflow)
     else:
-        run = _renew(targets, airflow, dry_run, renew_before)
+        run = _renew(targets, airflow, dry_run, renew_before, replace)
     if _has_failed(run):
         raise SyncError(run.results)
     return run.results
@@ -91,6 +98,7 @@ def _has_failed(run: Run) -> bool:
 def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
     targets = validate_targets(targets)
     validate_for_check(targets)
+    log.info("Asking Airflow for %d connection(s) ...", len(targets))
     try:
         with airflow.start(import_now=False) as running:
             held = running.read(target.conn_id for target in targets)
@@ -101,7 +109,11 @@ def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
 
 
 def _renew(
-    targets: Sequence[Target], airflow: Airflow, dry_run: bool, renew_before: float
+    targets: Sequence[Target],
+    airflow: Airflow,
+    dry_run: bool,
+    renew_before: float,
+    replace: bool,
 ) -> Run:
     targets = validate_targets(targets)
     state = State.load(airflow.command)
@@ -110,49 +122,87 @@ def _renew(
     renewed = Run([])
     try:
         if due:
-            renewed = _renew_due(due, airflow, dry_run)
+            known = state.list_conn_ids()
+            renewed = _renew_due(due, airflow, known, dry_run, replace)
             results.update(zip(due, renewed.results))
     finally:  # also after Ctrl-C: then nobody knows what became of those
         if not dry_run:
             state.record({target: results.get(target) for target in targets})
             state.save(is_needed=renew_before > 0)
-    told = []
-    for target in targets:
-        result = results[target]
-        told.append(state.explain_failure(target, result) if result.error else result)
+    told = [state.explain_failure(target, results[target]) for target in targets]
     return Run(told, renewed.airflow)
 
 
-def _renew_due(targets: Sequence[Target], airflow: Airflow, dry_run: bool) -> Run:
-    """The tokens are fetched while Airflow is imported."""
+def _renew_due(
+    targets: Sequence[Target],
+    airflow: Airflow,
+    known: Collection[str],
+    dry_run: bool,
+    replace: bool,
+) -> Run:
+    """Fetch the tokens, while Airflow is imported, and have Airflow hold them.
+
+    The connections whose ids are ``known`` are this command's to replace.
+    """
     found = None
-    start_thread(_import_boto3)
     try:
-        with airflow.start(import_now=not dry_run) as running:
+        start_thread(_import_boto3)
+        with airflow.start(import_now=True) as running:
             found = running.found
             credentials = running.read(t.aws_conn_id for t in targets if t.aws_conn_id)
             granted = fetch_tokens(targets, credentials)
-            errors = {} if dry_run else _write(granted.values(), running)
+            tokens = [token for token in granted.values() if isinstance(token, Token)]
+            for token in tokens:
+                _warn(token, running)
+            connections = [Connection.holding(token) for token in tokens]
+            remarks = None
+            if dry_run:
+                errors, remarks = _plan(connections, running, replace)
+            else:
+                errors = _write(connections, running, known, replace)
             found = running.found
     except StepFailed as failure:
-        results = [Result.failed(target, str(failure)) for target in targets]
-        return Run(results, found)
-    results = [_conclude(t, granted[t], errors, dry_run) for t in targets]
-    return Run(results, found)
+        return Run([Result.failed(t, str(failure)) for t in targets], found)
+    return Run([_conclude(t, granted[t], errors, remarks) for t in targets], found)
+
+
+def _write(
+    connections: Sequence[Connection],
+    running: RunningAirflow,
+    known: Collection[str],
+    replace: bool,
+) -> dict[str, str]:
+    """Why connections were not written, by their ids."""
+    foreign = {}
+    if not replace:
+        unknown = [c.conn_id for c in connections if c.conn_id not in known]
+        foreign = find_foreign(connections, running.look_up(unknown))
+    ours = [c for c in connections if c.conn_id not in foreign]
+    return {**foreign, **running.write(ours)}
+
+
+def _plan(
+    connections: Sequence[Connection], running: RunningAirflow, replace: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Why connections would not be written, and how others would, by their ids."""
+    running.open_database()
+    held = running.look_up(connection.conn_id for connection in connections)
+    errors = {} if replace else find_foreign(connections, held)
+    remarks = {}
+    for conn_id, there in held.items():
+        if isinstance(there, HeldConnection):
+            remarks[conn_id] = "replaces the one there"
+        elif isinstance(there, ConnectionMissing):
+            remarks[conn_id] = "new"
+        else:
+            errors[conn_id] = str(there)
+    return errors, remarks
 
 
 def _import_boto3() -> None:
     """It takes a while, which passes as Airflow's interpreter starts."""
     with suppress(Exception):  # whoever needs it will say so
         importlib.import_module("boto3")
-
-
-def _write(granted: Iterable[Granted], running: RunningAirflow) -> dict[str, str]:
-    """Why connections were not written, by their ids."""
-    tokens = [token for token in granted if isinstance(token, Token)]
-    for token in tokens:
-        _warn(token, running)
-    return running.write([Connection.holding(token) for token in tokens])
 
 
 def _warn(token: Token, running: RunningAirflow) -> None:
@@ -172,197 +222,81 @@ def _warn(token: Token, running: RunningAirflow) -> None:
 
 
 def _conclude(
-    target: Target, granted: Granted, errors: Mapping[str, str], dry_run: bool
+    target: Target,
+    granted: Granted,
+    errors: Mapping[str, str],
+    remarks: Mapping[str, str] | None,
 ) -> Result:
     if isinstance(granted, StepFailed):
         return Result.failed(target, str(granted))
     if granted.conn_id in errors:
         return Result.unwritten(granted, errors[granted.conn_id])
-    if dry_run:
-        return Result.planned(granted)
-    return Result.written(granted)
-
-
-def _parse_duration(_context: object, _parameter: object, text: str | None) -> float:
-    """Seconds, of hours, minutes and seconds in this order."""
-    if text is None:
-        return 0
-    units = r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,7})s)?"
-    found = re.fullmatch(units, text)
-    hours, minutes, seconds = map(int, found.groups("0") if found else "000")
-    if not hours + minutes + seconds:
-        raise click.BadParameter(f"{text!r} is not a duration such as 6h, 90m or 1h30m")
-    return 3600 * hours + 60 * minutes + seconds
-
-
-option = click.option
-flag = partial(click.option, is_flag=True)
+    if remarks is None:
+        return Result.written(granted)
+    return Result.planned(granted, remarks.get(granted.conn_id, ""))
 
 
 @click.command(
+    cls=Command,
     context_settings={
         "auto_envvar_prefix": "ECR_AIRFLOW_SYNC",
         "help_option_names": ["--help", "-h"],
         "show_default": True,
-    }
+    },
 )
-@option(
-    "-r",
-    "--region",
-    metavar="REGION",
-    multiple=True,
-    help="AWS region; repeatable.  [AWS_REGION, or boto3's]",
-)
-@option(
-    "--registry",
-    metavar="ID",
-    multiple=True,
-    help="Account id, or public; repeatable.  [your own]",
-)
-@option(
-    "--conn-id",
-    metavar="TEMPLATE",
-    default=DEFAULT_CONN_ID,
-    help="May hold {registry} and {region}.",
-)
-@option(
-    "--config",
-    metavar="FILE",
-    help="A section for each connection, where they differ.",
-)
-@option("--profile", metavar="NAME", help="AWS profile.  [boto3's]")
-@option("--role-arn", metavar="ARN", help="A role to assume.")
-@option("--external-id", metavar="ID", help="What the role's trust policy may ask for.")
-@option(
-    "--aws-conn-id",
-    metavar="ID",
-    help="An Airflow connection that holds AWS credentials.",
-)
-@option(
-    "--host",
-    metavar="TEMPLATE",
-    help="The host in image names, where it is not ECR's plain one.",
-)
-@option("--conn-extra", metavar="JSON", help="The connection's extra.")
-@option(
-    "--airflow",
-    metavar="COMMAND",
-    default="airflow",
-    help="The script, or a command line that ends in it.",
-)
-@option("--airflow-version", metavar="X.Y.Z", help="Skips detection.")
-@option("--method", type=click.Choice(METHODS), default="auto", help="How to write.")
-@option("--timeout", metavar="SECONDS", default=120.0, help="For Airflow to answer.")
-@option(
-    "--splay",
-    metavar="SECONDS",
-    type=click.IntRange(0, 86400),
-    default=0,
-    help="Wait for a random part of it.",
-)
-@option(
-    "--renew-before",
-    metavar="DURATION",
-    callback=_parse_duration,
-    help="Write only what has less to live: 6h, 90m.",
-)
-@flag("--force", help="Write all, whatever --renew-before says.")
-@option(
-    "--metrics-file",
-    metavar="PATH",
-    help="For node_exporter's textfile collector; needs the extra [metrics].",
-)
-@flag("--check", help="Say whether DockerOperator could log in now; write nothing.")
-@flag("--dry-run", help="Say what would be written; write nothing.")
-@flag("--json", help="The report as one JSON document on stdout.")
-@flag("-q", "--quiet", help="Errors only, for cron.")
-@flag("-v", "--verbose", help="Also what Airflow prints, secrets masked.")
+@take_options
 @click.version_option(
     __version__, message="%(prog)s %(version)s", allow_from_autoenv=False
 )
 def main(**options: Any) -> None:
     """Keep Airflow's docker connections filled with fresh Amazon ECR tokens.
 
-    Each option is an environment variable too, ECR_AIRFLOW_SYNC_<OPTION>; blanks
-    separate several regions or registries there. Exit status: 0 all connections
-    written, 1 at least one not, 2 bad usage.
+    \b
+    Examples:
+      ecr-airflow-sync --region us-east-1 --airflow /opt/airflow/bin/airflow
+      ecr-airflow-sync --config /etc/ecr-airflow-sync.ini --quiet
+
+    Each option is an environment variable too, such as ECR_AIRFLOW_SYNC_RENEW_BEFORE;
+    blanks separate several regions or registries there. The exit status is 0 if all
+    connections are well, 1 if one is not, and 2 if the command was used wrongly.
     """
-    signal.signal(signal.SIGTERM, _exit)
+    prepare_process(options["quiet"], options["verbose"])
     if options["metrics_file"]:
         require_prometheus_client()
-    _configure_logging(options["quiet"], options["verbose"])
-    targets = _read_targets(options)
+    targets = read_targets(options)
     airflow = Airflow(
         command=options["airflow"],
         timeout=options["timeout"],
         version=options["airflow_version"] or "",
         method=options["method"],
     )
-    _wait_a_moment(options["splay"])
+    wait_a_moment(options["splay"])
 
     began = time.monotonic()
     if options["check"]:
         run = _check(targets, airflow)
     else:
         renew_before = 0 if options["force"] else options["renew_before"]
-        run = _renew(targets, airflow, options["dry_run"], renew_before)
+        run = _renew(
+            targets, airflow, options["dry_run"], renew_before, options["replace"]
+        )
     if options["metrics_file"] and not (options["check"] or options["dry_run"]):
         seconds = time.monotonic() - began
         write_metrics(options["metrics_file"], run.results, seconds, __version__)
-
-    if _has_failed(run):  # told first, because stdout may be gone, as in `| head -1`
-        click.echo(SyncError(run.results), err=True)
-    if options["json"]:
-        print_report(format_json(run))
-    elif not options["quiet"]:
-        print_report(format_text(run))
+    _tell(run, options["json"], options["quiet"])
     click.get_current_context().exit(1 if _has_failed(run) else 0)
 
 
-def _exit(number: int, _frame: object) -> None:
-    """SIGTERM as an exception, so that what was begun is tidied up."""
-    raise SystemExit(128 + number)
-
-
-def _configure_logging(quiet: bool, verbose: bool) -> None:
-    """Progress is for a terminal: under cron, it would be mail."""
-    log.addHandler(logging.StreamHandler())
-    if quiet:
-        log.setLevel(logging.ERROR)
-    elif verbose:
-        log.setLevel(logging.DEBUG)
-    elif sys.stderr and sys.stderr.isatty():  # None where it was closed
-        log.setLevel(logging.INFO)
-    else:
-        log.setLevel(logging.WARNING)
-
-
-def _read_targets(options: Mapping[str, Any]) -> list[Target]:
-    common = Target(
-        conn_id=options["conn_id"],
-        profile=options["profile"],
-        role_arn=options["role_arn"],
-        external_id=options["external_id"],
-        aws_conn_id=options["aws_conn_id"],
-        host=options["host"],
-        extra=options["conn_extra"],
-    )
-    regions = options["region"]
-    registries = options["registry"]
-    if not options["config"]:
-        return combine_targets(common, regions, registries)
-    if regions or registries or common.conn_id != DEFAULT_CONN_ID:
-        raise UsageError(
-            "with --config, regions, registries and connection ids stand in the file"
-        )
-    return read_config(options["config"], common)
-
-
-def _wait_a_moment(splay: int) -> None:
-    """A fleet's crons fire at once. Nobody waits at a terminal."""
-    in_terminal = any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
-    if splay and not in_terminal:
-        time.sleep(random.uniform(0, splay))  # noqa: S311 - no secret
+def _tell(run: Run, as_json: bool, quiet: bool) -> None:
+    """The report, and below it why connections failed."""
+    try:
+        if as_json:
+            print_report(format_json(run))
+        elif not quiet:
+            print_report(format_text(run))
+    finally:  # stdout may be gone, as in `| head -1`
+        if _has_failed(run):
+            click.echo(SyncError(run.results), err=True)
 
 
 if __name__ == "__main__":

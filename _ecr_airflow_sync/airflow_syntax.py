@@ -48,6 +48,7 @@ class Syntax(ABC):
 
     method: str
     writes_many: bool  # whether the commands can be for several connections at once
+    listing: Sequence[str] = ("connections", "list")
 
     @abstractmethod
     def list_commands(self, connections: Sequence[Connection]) -> list[Command]:
@@ -115,6 +116,8 @@ class DeleteAndAdd(Syntax):
 
 class DeleteAndAddByFlags(DeleteAndAdd):
     """1.10.0 to 1.10.13, which know flags instead of subcommands."""
+
+    listing = ("connections", "--list")
 
     def _delete(self, conn_id: str) -> list[str]:
         return ["connections", "--delete", f"--conn_id={conn_id}"]

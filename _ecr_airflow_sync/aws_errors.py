@@ -62,7 +62,8 @@ ADVICE = (
     ),
     Advice(
         r"SSLError",
-        "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
+        "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and "
+        "this host's clock",
         sample="SSLError",
     ),
     Advice(

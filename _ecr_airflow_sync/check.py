@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 from datetime import datetime, timezone
 from functools import partial
@@ -16,6 +17,7 @@ from .errors import (
     Held,
     StepFailed,
     UsageError,
+    add_clause,
 )
 from .masking import mask
 from .model import (
@@ -31,6 +33,8 @@ from .model import (
 )
 from .side_by_side import run_side_by_side
 
+log = logging.getLogger("ecr_airflow_sync")
+
 PATIENCE = 180.0  # seconds for all registries to answer
 ANSWER_WITHIN = 10.0  # seconds for one to say something
 
@@ -44,6 +48,10 @@ SUFFIXES = (
     "sc2s.sgov.gov",
     "cloud.adc-e.uk",
     "csp.hci.ic.gov",
+)
+CHECK_CA = (
+    "check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and this "
+    "host's clock"
 )
 REFUSALS = (400, 401, 403)  # as ECR answers a wrong or expired token
 
@@ -64,6 +72,7 @@ def check_connections(
     ``held`` is what Airflow found, by connection id. ``variables`` are those of its
     environment that stand for connections.
     """
+    log.info("Logging in with %d connection(s) ...", len(targets))
     answers = run_side_by_side(partial(_check, held, variables), targets, PATIENCE)
     results = []
     for target in targets:
@@ -125,7 +134,22 @@ def _find_wrong_host(target: Target, connection: HeldConnection) -> str:
     shown = connection.host or "empty"
     if connection.port:
         shown += f":{connection.port}"
-    return f"its host is {shown}, where images are at {wanted}"
+    return (
+        f"its host is {shown}, and not {_describe_host(target)}; run without --check "
+        "to write it, or check --conn-id, --region, --registry and --host"
+    )
+
+
+def _describe_host(target: Target) -> str:
+    """In words, without what is not known."""
+    if target.host:
+        host = fill(target.host, target.registry, target.region)
+        if "{" not in host:
+            return host
+        return f"one such as {fill(host, '123456789012', 'us-east-1')}"
+    whose = f"registry {target.registry}" if target.registry else "an ECR registry"
+    where = f" in {target.region}" if target.region else ""
+    return f"the bare host of {whose}{where}"
 
 
 def _log_in(target: Target, connection: HeldConnection) -> Result:
@@ -137,12 +161,14 @@ def _log_in(target: Target, connection: HeldConnection) -> Result:
         status, reason = _ask_registry(target, connection)
     except (OSError, HTTPException, ValueError) as error:
         cause = getattr(error, "reason", error)
-        why = mask(f"{host} cannot be reached: {cause}; {CHECK_NETWORK}")
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(cause)
+        advice = CHECK_CA if untrusted else CHECK_NETWORK
+        why = mask(add_clause(f"{host} cannot be reached: {cause}", advice))
         return _tell(target, "unreachable", why, connection)
     expires_at = _read_expiration(connection.password)
     if status == 200:
         return _tell(target, "fine", None, connection, expires_at)
-    why = f"{host} answered {status} {reason}"
+    why = f"{host} answered {status} {reason}".rstrip(" .")
     if expires_at:
         why += f"; its token is valid until {expires_at.strftime(UTC_FORMAT)}"
     if status in REFUSALS:

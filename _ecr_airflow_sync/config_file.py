@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import configparser
 import os
+import pwd
 import shlex
 import stat
 from dataclasses import replace
+from pathlib import Path
 
 from .errors import UsageError
 from .model import Target
@@ -42,12 +44,38 @@ def read_config(path: str, common: Target) -> list[Target]:
 
 
 def _read_trusted(path: str) -> str:
-    """The text of a file that not everyone may write; a group is the site's choice."""
+    """The text of a file that nobody else can have written, as ssh reads its own.
+
+    Whether a group may is the site's choice.
+    """
     with open(path, encoding="utf-8") as file:
-        if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+        found = os.fstat(file.fileno())
+        user = os.geteuid()
+        if found.st_uid not in (0, user):
+            owner = _name_user(found.st_uid)
+            cure = f"chown {_name_user(user)} {shlex.quote(path)}"
+            raise UsageError(f"{path}: its owner is {owner}; {cure}")
+        if found.st_mode & stat.S_IWOTH:
             cure = f"chmod o-w {shlex.quote(path)}"
             raise UsageError(f"{path}: everyone may write it; {cure}")
+        for folder in Path(path).resolve().parents:
+            _refuse_open_folder(path, folder)
         return file.read()
+
+
+def _refuse_open_folder(path: str, folder: Path) -> None:
+    """In a sticky one, such as /tmp, nobody can replace what is another's."""
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        cure = f"chmod o-w {shlex.quote(str(folder))}"
+        raise UsageError(f"{path}: everyone may write its folder {folder}; {cure}")
+
+
+def _name_user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def _read_section(

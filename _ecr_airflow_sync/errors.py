@@ -21,6 +21,10 @@ class StepFailed(Exception):
     """Why a step failed: one line with what to do next, and no secret in it."""
 
 
+class TimedOut(StepFailed):
+    """Airflow did not answer within --timeout."""
+
+
 class ConnectionMissing(StepFailed):
     """Airflow was asked for a connection, and has none of that id."""
 
@@ -61,3 +65,8 @@ def advise(text: str, table: Sequence[Advice]) -> str:
         if re.search(advice.pattern, text):
             return advice.next_step
     return ""
+
+
+def add_clause(said: str, more: str) -> str:
+    """One line of both, without the full stop that others end a sentence with."""
+    return re.sub(r"(?<!\.)\.$", "", said) + f"; {more}"

@@ -29,8 +29,9 @@ class _Identity:
 def create_client(target: Target, held: HeldConnection | None, service: str) -> Any:
     """A boto3 client of the target's identity, with a session of its own.
 
-    ``held`` is the connection that aws_conn_id names. Sessions are not thread-safe, so
-    no two threads share one. Raises StepFailed, and what boto3 raises.
+    ``held`` is the connection that aws_conn_id names. The client has its credentials,
+    if there are any. Sessions are not thread-safe, so no two threads share one. Raises
+    StepFailed, and what boto3 raises.
     """
     from botocore.config import Config
 
@@ -43,6 +44,7 @@ def create_client(target: Target, held: HeldConnection | None, service: str) -> 
     session = _open_session(identity)
     if identity.role_arn:
         session = _assume_role(session, identity, config)
+    _load_credentials(session)
     # The endpoint is for the service alone: STS has its own.
     return session.client(service, config=config, endpoint_url=identity.endpoint_url)
 
@@ -103,6 +105,31 @@ def _open_session(identity: _Identity) -> Any:
         region_name=identity.region,
         profile_name=identity.profile,
     )
+
+
+def _load_credentials(session: Any) -> None:
+    """Have them now: boto3 would leave a profile's role for the first request."""
+    credentials = session.get_credentials()
+    if credentials:
+        credentials.get_frozen_credentials()
+
+
+def find_credential_process(target: Target, held: HeldConnection | None) -> str:
+    """The profile whose credential_process the target's identity rests on, or ""."""
+    from botocore.session import Session
+
+    identity = _identify(target, held)
+    if identity.access_key_id:
+        return ""
+    session = Session(profile=identity.profile)
+    profiles = session.full_config["profiles"]
+    name = session.profile or "default"
+    for _ in profiles:  # no chain of source profiles is longer
+        profile = profiles.get(name, {})
+        if "credential_process" in profile:
+            return name
+        name = profile.get("source_profile", "")
+    return ""
 
 
 def _assume_role(session: Any, identity: _Identity, config: Any) -> Any:

@@ -4,11 +4,9 @@ Sent over stdin by interpreter.py, and run by Python 3.6 or later, wherever Airf
 so it imports nothing of ours.
 
 In: the path of the script and a marker, as arguments. On stdin, a line of JSON for each
-request: {"action": name of a method of _Actions, "arguments": {...}, "seconds": number
-after which everything is killed}.
-
-Out, on stdout: what the action prints, stderr too, then a line for each request, which
-begins with the marker: {"status": the exit status that a command would have}.
+request: {"action": a method of _Actions, "arguments": {...}, "seconds": after which
+everything is killed}. Out, on stdout: what the action prints, stderr too, then a line
+that begins with the marker: {"status": the exit status that a command would have}.
 """
 
 import atexit
@@ -24,7 +22,6 @@ import tempfile
 import threading
 import traceback
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Dict, List, Optional
 
 PROCESS = os.getpid()
@@ -35,8 +32,7 @@ def main() -> None:
     # The collector would run all through Airflow's import, for nothing: without it, the
     # import takes a fifth less on 2.11, a tenth on 3.3, and no more memory.
     gc.disable()
-    # A core dump would hold tokens.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold tokens
     sys.path.insert(0, os.path.dirname(script))  # as Python has it for a script
     # Whatever Airflow imports or starts finds stdin empty: ours is not descriptor 0.
     requests = sys.stdin
@@ -57,9 +53,8 @@ def main() -> None:
         watch.cancel()
         _answer(marker, status)
     shutil.rmtree(folder, ignore_errors=True)
-    # To take the interpreter apart takes half a second and more, for nothing. What
-    # Airflow and plugins left to be done at the end (close connections to the database,
-    # flush logs and statistics) is done.
+    # Python takes half a second and more to take itself apart. What Airflow and plugins
+    # left for the end is done all the same, such as airflow.settings.dispose_orm.
     atexit._run_exitfuncs()
     os._exit(0)
 
@@ -92,40 +87,51 @@ def _carry_out(action: Any, arguments: Dict[str, Any]) -> int:
             status = 1
     except BaseException:  # noqa: BLE001 - as Python does at its end
         status = 1
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
     if os.getpid() != PROCESS:  # a child that Airflow forked, come to its end
         os._exit(status)
     return status
 
 
 def _answer(marker: str, status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    line = "\n%s%s\n" % (marker, json.dumps({"status": status}))
-    os.write(1, line.encode("ascii"))
+    with suppress(OSError, ValueError):  # nobody listens any more, as stdin will tell
+        sys.stdout.flush()
+        sys.stderr.flush()
+        line = "\n%s%s\n" % (marker, json.dumps({"status": status}))
+        os.write(1, line.encode("ascii"))
 
 
 class _Actions:
+    """What a request can ask for. ``argv`` follows the script's path in sys.argv."""
+
     def __init__(self, script: str, folder: str) -> None:
         self._script = script
         self._folder = folder
-        self._session = None  # type: Any
+        self._stdout = sys.stdout
+        self._stderr = sys.stderr
 
-    def execute(self, source: str, filename: str) -> None:
+    def execute(self, source: str, filename: str, argv: List[str]) -> None:
         """Run another program of ours."""
+        self._set_up(argv)
         exec(compile(source, filename, "exec"), {"__name__": "__main__"})  # noqa: S102
 
     def run(
         self, argv: List[str], file: Optional[Dict[str, Any]], run_name: str
     ) -> None:
-        """Run the script with these arguments, under that __name__.
+        """Run the airflow script under that __name__.
 
-        A file is given to it as one more, a path that ends in .json.
+        A file is given to it as one more word, a path that ends in .json.
         """
-        sys.argv = [self._script, *argv]
+        self._set_up(argv)
         if file:
             sys.argv.append(self._serve(file))
         runpy.run_path(self._script, run_name=run_name)
+
+    def _set_up(self, argv: List[str]) -> None:
+        sys.argv = [self._script, *argv]
+        sys.stdout = self._stdout  # where a plugin has put something else
+        sys.stderr = self._stderr
 
     def _serve(self, file: Dict[str, Any]) -> str:
         """The path of a pipe that holds it once, for no token may be in a file."""
@@ -138,42 +144,6 @@ class _Actions:
 
         threading.Thread(target=serve, daemon=True).start()
         return path
-
-    def begin(self) -> None:
-        """Put what is run from here on into one transaction of the database.
-
-        All commands take their session from airflow.settings.Session, which has one for
-        each thread (airflow/utils/db.py in 1.10, then utils/session.py). Until the end,
-        its commit only flushes, and its close waits.
-        """
-        from airflow import settings
-
-        session = settings.Session()
-        if settings.Session() is not session:
-            raise RuntimeError("Airflow's commands do not share a database session")
-        session.commit = session.flush
-        session.close = lambda: None
-        self._session = session
-
-    def end(self, how: str) -> None:
-        """Commit or rollback."""
-        del self._session.commit, self._session.close
-        try:
-            getattr(self._session, how)()
-        finally:
-            self._session.close()
-        _do_once()
-
-
-def _do_once() -> None:
-    """Spare further commands what one has done: most of their time on 1.10 and 2.5."""
-    with suppress(ImportError):
-        from airflow.utils import db
-
-        db.check_and_run_migrations = lambda: None  # for airflow/utils/cli.py of 2.x
-        from airflow.bin.cli import CLIFactory  # 1.10, whose script makes the parser
-
-        CLIFactory.get_parser = lru_cache(maxsize=None)(CLIFactory.get_parser)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import IO, Any, Iterator, cast
 
 from .airflow_syntax import Command, Outcome
-from .errors import StepFailed
+from .errors import StepFailed, TimedOut
 from .masking import mask
 from .side_by_side import start_thread
 
@@ -88,6 +88,7 @@ class Interpreter:
         self._seconds_left = timeout
         self._unanswered = 0
         self._failure: StepFailed | None = None
+        self._doing = "starting"
         # Lines for the two threads; b"" is the end. What is printed is bounded: who
         # prints without end has to wait.
         self._to_write: queue.Queue[bytes] = queue.Queue()
@@ -99,38 +100,28 @@ class Interpreter:
         start_thread(self._read_lines)
         path = _find_file("in_airflow.py")
         source = _read_file("in_airflow.py")
+        # Arguments of compile(), which start_interpreter.sh calls with them.
         self._put({"source": source, "filename": path, "mode": "exec"})
 
-    def execute(self, program: str) -> Outcome:
+    def execute(self, program: str, *argv: str) -> Outcome:
         """Run one of our programs, a file beside this one."""
         path = _find_file(program)
-        self._send("execute", source=_read_file(program), filename=path)
+        self._send("execute", source=_read_file(program), filename=path, argv=argv)
         return self._receive()
 
     def run(self, command: Command) -> Outcome:
         """Run a command of the script."""
+        self._doing = f"running {' '.join(command.words[:2])}"
         self._send_command(command, "__main__")
         return self._receive()
 
     def start_import(self) -> None:
         """Have the script import Airflow; ``finish_import`` has the outcome."""
         # Under another name than __main__, a script does nothing else.
-        self._send_command(Command(["version"]), "imported")
+        self._doing = "importing Airflow"
+        self._send_command(Command([]), "imported")
 
     def finish_import(self) -> Outcome:
-        return self._receive()
-
-    def begin(self) -> Outcome:
-        """Put what is run from here on into one transaction of the database."""
-        self._send("begin")
-        return self._receive()
-
-    def commit(self) -> Outcome:
-        self._send("end", how="commit")
-        return self._receive()
-
-    def roll_back(self) -> Outcome:
-        self._send("end", how="rollback")
         return self._receive()
 
     def end(self, at_once: bool) -> None:
@@ -220,8 +211,8 @@ class Interpreter:
 
     def _explain_end(self, printed: bytes, deadline: float) -> StepFailed:
         if time.monotonic() >= deadline:
-            why = f"killed after {self._timeout:g} s without an end; see --timeout"
-            return StepFailed(f"{self._command}: {why}")
+            why = f"killed after {self._timeout:g} s, while {self._doing}"
+            return TimedOut(f"{self._command}: {why}; see --timeout")
         self._has_ended(GRACE)
         text = printed.decode("utf-8", "replace")
         # What `connections get` prints begins with [{, and holds secrets.

@@ -10,6 +10,7 @@ from typing import Any, Literal, Mapping
 DEFAULT_CONN_ID = "docker_default"
 PUBLIC = "public"  # stands for ECR Public wherever a registry id may stand
 PUBLIC_HOST = "public.ecr.aws"
+WRITTEN_BY = "written by ecr-airflow-sync"
 UTC_FORMAT = "%Y-%m-%d %H:%M UTC"
 
 Status = Literal[
@@ -41,6 +42,12 @@ def fill(template: str, registry: str | None, region: str | None) -> str:
 def name_variable(conn_id: str) -> str:
     """The environment variable that Airflow reads instead of its database."""
     return f"AIRFLOW_CONN_{conn_id.upper()}"
+
+
+def format_left(until: datetime) -> str:
+    """How long that is from now: in hours, or in minutes where it is less than one."""
+    minutes = round((until - datetime.now(timezone.utc)).total_seconds() / 60)
+    return f"{minutes // 60} h" if minutes >= 60 else f"{minutes} min"
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class Connection:
             login=token.login,
             password=token.password,
             extra=token.target.extra or "",
-            description=f"ECR token valid until {until}, written by ecr-airflow-sync",
+            description=f"ECR token valid until {until}, {WRITTEN_BY}",
         )
 
 
@@ -116,6 +123,8 @@ class HeldConnection:
 
     conn_id: str
     in_database: bool
+    conn_type: str
+    description: str
     host: str
     port: int | str  # "" if there is none
     login: str
@@ -131,6 +140,7 @@ class FoundAirflow:
     version: str
     place: str
     method: str
+    database: str = ""  # the host of the metadata database, if it is known
     remark: str = ""  # on the method, for the user
 
 
@@ -141,6 +151,7 @@ class Result:
     ``expires_at``: until when (UTC) the token is valid that the connection holds, as
     far as this host knows; after a dry run, the one that it would hold.
     ``last_success``: when (UTC) this host last wrote it or found it fresh.
+    ``remark``: after a dry run, whether the connection is new.
     """
 
     conn_id: str
@@ -151,6 +162,7 @@ class Result:
     expires_at: datetime | None = None
     error: str | None = None
     last_success: datetime | None = None
+    remark: str = ""
 
     @classmethod
     def failed(cls, target: Target, error: str) -> Result:
@@ -164,7 +176,7 @@ class Result:
         )
 
     @classmethod
-    def planned(cls, token: Token) -> Result:
+    def planned(cls, token: Token, remark: str = "") -> Result:
         return cls(
             conn_id=token.conn_id,
             status="planned",
@@ -172,6 +184,7 @@ class Result:
             region=token.region,
             host=token.host,
             expires_at=token.expires_at,
+            remark=remark,
         )
 
     @classmethod

@@ -6,19 +6,19 @@ import io
 import json
 import os
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import click
 
-from .model import UTC_FORMAT, Result, Run
+from .model import UTC_FORMAT, Result, Run, format_left
 
 
 def print_report(text: str) -> None:
-    """Raises ClickException where stdout takes nothing more."""
+    """In colours where it is a terminal. Raises ClickException where it is full."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a path need not be text
     try:
-        click.echo(text)
+        click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
     except BrokenPipeError:
         raise  # Click ends the program then
     except OSError as error:
@@ -44,21 +44,23 @@ def format_text(run: Run) -> str:
 
 
 def _format_line(result: Result, width: int) -> str:
-    line = f"{result.conn_id:{width}}  {result.status:7}"
-    if not result.error:
-        line += f"  {result.host}"
-        if result.expires_at:
-            line += f", valid for {_format_left(result.expires_at)}"
-            line += f", until {result.expires_at.strftime(UTC_FORMAT)}"
-    return line.rstrip()
+    conn_id = f"{result.conn_id:{width}}"
+    if result.error:
+        return f"{conn_id}  {click.style(result.status, fg='red')}"
+    line = f"{conn_id}  {result.status:7}  {result.host}"
+    if result.expires_at:
+        line += f", {_format_until(result.expires_at)}"
+    if result.remark:
+        line += f", {result.remark}"
+    return line
 
 
-def _format_left(expires_at: datetime) -> str:
+def _format_until(expires_at: datetime) -> str:
     left = expires_at - datetime.now(timezone.utc)
-    minutes = round(left.total_seconds() / 60)
-    if minutes <= 0:
-        return "no more"
-    return f"{minutes // 60} h {minutes % 60} min"
+    if left <= timedelta(0):
+        return f"expired at {expires_at.strftime(UTC_FORMAT)}"
+    clock = "%H:%M UTC" if left < timedelta(hours=24) else UTC_FORMAT
+    return f"until {expires_at.strftime(clock)} ({format_left(expires_at)})"
 
 
 def format_json(run: Run) -> str:

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Callable, Iterable, TypeVar
 
 from .errors import StepFailed
+from .leftovers import end_programs
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -26,14 +27,24 @@ def start_thread(job: Callable[[], object]) -> Thread:
 def run_side_by_side(
     job: Callable[[Item], Answer], items: Iterable[Item], seconds: float
 ) -> dict[Item, Answer]:
-    """The answers that came in time. A ThreadPoolExecutor would wait for the others."""
+    """The answers that came in time. A ThreadPoolExecutor would wait for the others.
+
+    No thread is waited for any longer then, and what it has started is ended.
+    """
     answers: dict[Item, Answer] = {}
+    threads: dict[Item, Thread] = {}
 
     def run(item: Item) -> None:
         answers[item] = job(item)
 
     deadline = time.monotonic() + seconds
-    threads = [start_thread(partial(run, item)) for item in items]
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(answers)
+    try:
+        for item in items:
+            threads[item] = start_thread(partial(run, item))
+        for thread in threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return dict(answers)
+    finally:  # also after Ctrl-C and SIGTERM
+        for item, thread in threads.items():
+            if item not in answers:
+                end_programs(thread)

@@ -10,10 +10,11 @@ import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any, Collection, Iterable, Mapping
 
-from .model import UTC_FORMAT, Result, Target
+from .errors import add_clause
+from .model import UTC_FORMAT, Result, Target, format_left
 
 log = logging.getLogger("ecr_airflow_sync")
 
@@ -71,14 +72,14 @@ class State:
         return fresh
 
     def explain_failure(self, target: Target, result: Result) -> Result:
-        """The failed result, with what the connection still holds."""
+        """A failed result, with what the connection still holds."""
         entry = self._find(target)
-        if not entry:
+        if not entry or not result.error:
             return result
         return replace(
             result,
             conn_id=entry.conn_id,
-            error=f"{result.error}; {_describe_held(entry)}",
+            error=add_clause(result.error or "", _describe_held(entry)),
             expires_at=entry.expires_at,
             last_success=entry.last_success,
         )
@@ -117,6 +118,11 @@ class State:
         with open(new, "w", encoding="ascii", opener=_open_private) as file:
             json.dump(document, file, indent=1, default=datetime.isoformat)
         os.replace(new, self._path)
+
+    def list_conn_ids(self) -> set[str]:
+        """The connections of this Airflow that this host wrote."""
+        entries = self._entries
+        return {entry.conn_id for entry in entries if entry.airflow == self._airflow}
 
     def _find(self, target: Target) -> Entry | None:
         digest = _digest_target(target)
@@ -223,7 +229,19 @@ def _parse_entry(document: dict[str, Any]) -> Entry:
 def _digest_airflow(command: str) -> str:
     *prefix, script = shlex.split(command)
     found = shutil.which(script) or script
-    return _digest([prefix, found, _list_environment(LEADS_TO_AIRFLOW)])
+    environment = _list_environment(LEADS_TO_AIRFLOW)
+    return _digest([prefix, found, environment, _read_airflow_cfg()])
+
+
+def _read_airflow_cfg() -> str:
+    """It may name the database. "" where it cannot be read, as within a container."""
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    path = os.environ.get("AIRFLOW_CONFIG") or os.path.join(home, "airflow.cfg")
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _digest_target(target: Target) -> str:
@@ -240,11 +258,9 @@ def _digest(parts: object) -> str:
 
 
 def _describe_held(entry: Entry) -> str:
-    left = entry.expires_at - _now()
-    if left <= timedelta(0):
+    if entry.expires_at <= _now():
         until = entry.expires_at.strftime(UTC_FORMAT)
         return f"the token written there expired at {until}"
-    hours, minutes = divmod(int(left.total_seconds()) // 60, 60)
-    more = f"{hours} h" if hours else f"{minutes} min"
     written = f"{entry.written_at:%H:%M} UTC"
-    return f"the token written there at {written} is valid for {more} more"
+    left = format_left(entry.expires_at)
+    return f"the token written there at {written} is valid for {left} more"

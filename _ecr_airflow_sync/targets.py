@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Sequence
 
@@ -14,10 +15,11 @@ from .model import PUBLIC, PUBLIC_HOST, Target, fill
 PUBLIC_REGION = "us-east-1"  # the only one that gives tokens for ECR Public
 
 # As Airflow's own: airflow/models/connection.py sanitizes ids, utils/helpers.py has
-# validate_key. A leading dash would be taken for an option.
-CONN_ID = r"[\w.][\w.-]{0,199}"
+# validate_key. A leading dash would be taken for an option. Letters outside ASCII
+# are not for every database, and so not for every Airflow.
+CONN_ID = r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,199}"
 CONN_ID_RULE = (
-    "Airflow takes 1 to 200 letters, digits, underscores, "
+    "it must be 1 to 200 ASCII letters, digits, underscores, "
     "dashes (not in front) and dots (not two in a row)"
 )
 REGISTRY = rf"[0-9]{{12}}|{PUBLIC}"
@@ -42,25 +44,59 @@ def validate_targets(targets: Sequence[Target]) -> list[Target]:
     whatever the regions. Raises UsageError.
     """
     distinct = list(dict.fromkeys(validate_target(target) for target in targets))
-    conn_ids = {target.conn_id for target in distinct}
-    if len(conn_ids) < len(distinct):
-        raise UsageError(
-            f"{len(distinct)} registries overwrite each other: "
-            "give --conn-id 'ecr_{registry}_{region}'"
-        )
+    _refuse_shared_ids([target.conn_id for target in distinct])
+    _refuse_overwritten_credentials(distinct)
     return distinct
+
+
+def _refuse_shared_ids(conn_ids: Sequence[str]) -> None:
+    for conn_id, count in Counter(conn_ids).items():
+        if count > 1:
+            would = "would both be" if count == 2 else "would all be"
+            raise UsageError(
+                f"{count} connections {would} {conn_id}: "
+                "give --conn-id 'ecr_{registry}_{region}'"
+            )
+    first: dict[str, str] = {}
+    for conn_id in conn_ids:
+        other = first.setdefault(conn_id.lower(), conn_id)
+        if other != conn_id:
+            raise UsageError(
+                f"{other} and {conn_id} differ in capitals only, and MySQL takes them "
+                "for one connection: rename one"
+            )
+
+
+def _refuse_overwritten_credentials(targets: Sequence[Target]) -> None:
+    written = {target.conn_id.lower() for target in targets}
+    for target in targets:
+        if target.aws_conn_id and target.aws_conn_id.lower() in written:
+            raise UsageError(
+                f"{target.aws_conn_id} holds AWS credentials, which the token would "
+                "replace: give another connection id than that of aws_conn_id"
+            )
 
 
 def validate_target(target: Target) -> Target:
     """The target with what is known filled in. Raises UsageError."""
     if target.registry == PUBLIC:
         target = replace(target, region=PUBLIC_REGION, host=PUBLIC_HOST)
+    _validate_region(target.region)
     _validate_registry(target.registry)
     _validate_conn_id(target.conn_id)
     _validate_host(target.host)
     _validate_identity(target)
     _validate_extra(target.extra)
     return replace(target, conn_id=fill(target.conn_id, target.registry, target.region))
+
+
+def _validate_region(region: str) -> None:
+    """Whether it exists, AWS knows best."""
+    if re.search(r"[\s,]", region):
+        raise UsageError(
+            f"region {region!r} is not one region: give one -r each "
+            "(in a file, a section each)"
+        )
 
 
 def _validate_registry(registry: str | None) -> None:

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any, Iterable, Mapping, Sequence, Tuple, Union
 
 from .aws_errors import NOT_ECR, explain_aws_error
-from .errors import TRY_AGAIN, Held, StepFailed
-from .identities import create_client
-from .model import PUBLIC, PUBLIC_HOST, Target, Token
+from .errors import TRY_AGAIN, ConnectionMissing, Held, StepFailed
+from .identities import create_client, find_credential_process
+from .model import PUBLIC, PUBLIC_HOST, HeldConnection, Target, Token
 from .side_by_side import run_side_by_side
 
 PATIENCE = 180.0  # seconds for ECR to answer; botocore's five attempts take some 90
@@ -36,11 +36,17 @@ def fetch_tokens(
     """
     log.info("Asking ECR for %d token(s) ...", len(targets))
     calls = _plan_calls(targets)
-    answers = run_side_by_side(partial(_ask, credentials), calls, PATIENCE)
+    with_credentials: set[Call] = set()
+    ask = partial(_ask, credentials, with_credentials)
+    answers = run_side_by_side(ask, calls, PATIENCE)
     granted: dict[Target, Granted] = {}
     for call in calls:
-        silence = StepFailed(f"ECR gave no whole answer; {TRY_AGAIN}")
-        granted.update(answers.get(call) or dict.fromkeys(call, silence))
+        if call in answers:
+            granted.update(answers[call])
+        else:
+            reached_ecr = call in with_credentials
+            silence = _explain_silence(call[0], credentials, reached_ecr)
+            granted.update(dict.fromkeys(call, silence))
     return granted
 
 
@@ -64,11 +70,17 @@ def _plan_calls(targets: Iterable[Target]) -> list[Call]:
     return calls
 
 
-def _ask(credentials: Credentials, call: Call) -> dict[Target, Granted]:
-    """What one call to ECR grants. Nothing is raised: it runs in a thread."""
+def _ask(
+    credentials: Credentials, with_credentials: set[Call], call: Call
+) -> dict[Target, Granted]:
+    """What one call to ECR grants. Nothing is raised: it runs in a thread.
+
+    The call is added to ``with_credentials`` as soon as it has some.
+    """
     region = call[0].region
     try:
         client = _create_client(call[0], credentials)
+        with_credentials.add(call)
         region = client.meta.region_name
         entries = _get_authorization_data(client, call)
         return {target: _pick(target, region, entries) for target in call}
@@ -81,10 +93,34 @@ def _ask(credentials: Credentials, call: Call) -> dict[Target, Granted]:
 
 def _create_client(target: Target, credentials: Credentials) -> Any:
     held = credentials.get(target.aws_conn_id or "")
+    if isinstance(held, ConnectionMissing):
+        raise StepFailed(
+            f"aws_conn_id {target.aws_conn_id}: Airflow has no such connection; "
+            "check the id, or create it, with AWS credentials"
+        )
     if isinstance(held, StepFailed):
         raise StepFailed(f"aws_conn_id {target.aws_conn_id}: {held}")
     service = "ecr-public" if target.registry == PUBLIC else "ecr"
     return create_client(target, held, service)
+
+
+def _explain_silence(
+    target: Target, credentials: Credentials, reached_ecr: bool
+) -> StepFailed:
+    if reached_ecr:
+        return StepFailed(f"ECR gave no whole answer; {TRY_AGAIN}")
+    held = credentials.get(target.aws_conn_id or "")
+    known = held if isinstance(held, HeldConnection) else None
+    profile = find_credential_process(target, known)
+    if profile:
+        return StepFailed(
+            f"no AWS credentials came: the credential_process of the profile {profile} "
+            f"gave none in {PATIENCE:g} s; run it by hand, as this user"
+        )
+    return StepFailed(
+        f"no AWS credentials came in {PATIENCE:g} s; "
+        "check the profile, the role, and this host's network"
+    )
 
 
 def _get_authorization_data(client: Any, call: Call) -> list[Mapping[str, Any]]:

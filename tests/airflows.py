@@ -82,7 +82,7 @@ def environment(version: str) -> Path:
     wanted = (f"{recipe.package}=={version}", *drivers, *recipe.requirements)
     with locked(folder):
         built = folder / "built"
-        if not built.exists():
+        if not is_built(version):
             shutil.rmtree(folder, ignore_errors=True)
             _uv("venv", "--python", find_python(*recipe.pythons), str(folder))
         elif built.read_text() == "\n".join(wanted):
@@ -94,6 +94,11 @@ def environment(version: str) -> Path:
             run(version, variables(folder / "home"), *recipe.init)
         built.write_text("\n".join(wanted))
     return folder
+
+
+def is_built(version: str) -> bool:
+    """Whether that environment is there already. Building it takes minutes."""
+    return (_folder(version) / "built").exists()
 
 
 def _recipe(version: str) -> Recipe:

@@ -97,12 +97,16 @@ def parse() -> argparse.Namespace:
         connections.add_argument(
             "--delete", action="store_const", const="delete", dest="action"
         )
-        connections.add_argument("--conn_id", required=True)
+        connections.add_argument(
+            "--list", action="store_const", const="list", dest="action"
+        )
+        connections.add_argument("--conn_id")
         for name in FIELDS:
             connections.add_argument(f"--conn_{name}")
         return parser.parse_args()
     actions = connections.add_subparsers(dest="action", required=True)
     actions.add_parser("delete", allow_abbrev=False).add_argument("conn_id")
+    actions.add_parser("list", allow_abbrev=False)
     add = actions.add_parser("add", allow_abbrev=False)
     add.add_argument("conn_id")
     for name in (*FIELDS, "description") if VERSION >= (2, 0) else FIELDS:
@@ -183,7 +187,7 @@ def get(conn_id: str) -> None:
     if fields is None and not variable:
         raise SystemExit("Connection not found.")
     fields = json.loads(variable) if variable else fields or {}
-    names = ("conn_type", "host", "login", "password", "port")
+    names = ("conn_type", "description", "host", "login", "password", "port")
     shown: dict[str, object] = {name: fields.get(name) for name in names}
     shown["id"] = None if variable or TROUBLE == "backend" else "7"
     extra = fields.get("extra") or "{}"
@@ -225,6 +229,8 @@ def main() -> None:
     trouble()
     if arguments.action == "import":
         import_file(arguments.file)
+    elif arguments.action == "list":
+        print(list(load()))
     elif arguments.action == "get":
         get(arguments.conn_id)
     elif arguments.action == "delete":

@@ -37,6 +37,12 @@ def main() -> None:
         options = ["-r", "us-east-1", "--airflow", str(script)]
         given = ["--airflow-version", "2.11.2"]
         subprocess.run([command, *options, *given], cwd=folder, env=env, check=True)
+        told = subprocess.run(
+            [command, "--help"], env=env, check=True, capture_output=True, text=True
+        )
+        docs = Path(told.stdout.rpartition("Documentation: ")[2].strip())
+        print(f"{docs} has {len(list(docs.glob('*.md')))} pages")
+        assert (docs / "options.md").exists()
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_write_and_overwrite(
     with Watcher(sync.secrets, tmp_path, server.folder, Path("/dev/shm")) as watcher:
         first = sync("--conn-id", "twice", "--conn-extra", extra)
         assert (first.status, first.stderr) == (0, "")
-        assert f"twice  written  {HOST}, valid for 1" in first.stdout
+        assert f"twice  written  {HOST}, until " in first.stdout
         assert_holds(server, "twice", tokens["us-east-1", ACCOUNT][0], extra)
         second = sync("--conn-id", "twice")
         assert (second.status, second.stderr) == (0, "")

@@ -14,7 +14,8 @@ from registry_stand_in import RegistryStandIn, Trouble
 
 Place = Callable[..., FakeAirflow]
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-FINE = rf"docker_default  fine     {re.escape(HOST)}, valid for 1[12] h \d+ min, until [\d-]+ [\d:]+ UTC\n"
+FINE = rf"docker_default  fine     {re.escape(HOST)}, until \d\d:\d\d UTC \(12 h\)\n"
+WRITE_IT = "run without --check to write it, or check --conn-id, --region, --registry and --host"
 SHADOWED = "docker_default: AIRFLOW_CONN_DOCKER_DEFAULT answers instead of the database, so what is synced is never read\n"
 
 
@@ -99,7 +100,36 @@ def test_the_wrong_host_gets_no_token(
     assert (ran.status, registry.requests) == (1, [])
     assert "docker_default  wrong host\n" in ran.stdout
     assert ran.stderr == (
-        f"docker_default: its host is {told}, where images are at {{registry}}.dkr.ecr.us-east-1.*\n"
+        f"docker_default: its host is {told}, and not the bare host of an ECR registry in us-east-1; "
+        f"{WRITE_IT}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ("", "the bare host of an ECR registry"),
+        (
+            "-r us-east-1 --registry 111111111111",
+            "the bare host of registry 111111111111 in us-east-1",
+        ),
+        ("--registry public", "public.ecr.aws"),
+        ("--host mirror.example.com", "mirror.example.com"),
+        (
+            "-r eu-west-1 --host {registry}.dkr.ecr-fips.{region}.amazonaws.com",
+            "one such as 123456789012.dkr.ecr-fips.eu-west-1.amazonaws.com",
+        ),
+    ],
+)
+def test_the_right_host_is_told_without_placeholders(
+    sync: Command, fake: Place, registry: RegistryStandIn, options: str, wanted: str
+) -> None:
+    airflow = fake()
+    airflow.store.write_text('{"docker_default": {"host": "db.example.com"}}')
+    ran = sync(*options.split(), "--check")
+    assert (ran.status, registry.requests) == (1, [])
+    assert ran.stderr == (
+        f"docker_default: its host is db.example.com, and not {wanted}; {WRITE_IT}\n"
     )
 
 
@@ -160,6 +190,21 @@ def test_a_registry_that_does_not_answer(
     assert ran.stderr.startswith(f"docker_default: {error}")
     assert ran.stderr.count("\n") == 1
     assert registry.told() <= {HOST}
+
+
+def test_a_registry_whose_certificate_is_not_trusted(
+    sync: Command, fake: Place, registry: RegistryStandIn
+) -> None:
+    fake()
+    assert sync("-r", "us-east-1", "-q").status == 0
+    del sync.env["SSL_CERT_FILE"]
+    ran = sync("-r", "us-east-1", "--check")
+    assert (ran.status, registry.told()) == (1, set())
+    assert re.fullmatch(
+        rf"docker_default: {HOST} cannot be reached: \[SSL: CERTIFICATE_VERIFY_FAILED\] .*; "
+        "check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and this host's clock\n",
+        ran.stderr,
+    )
 
 
 def test_a_proxy_that_is_gone(sync: Command, fake: Place) -> None:

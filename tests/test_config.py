@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 from typing import Callable
 
@@ -97,17 +98,44 @@ def test_options_are_what_a_file_does_not_say(
 
 
 @pytest.mark.parametrize(
-    "options", [["-r", "us-east-1"], ["--registry", A], ["--conn-id", "x"]]
-)
+    ("options", "env", "named"),
+    [
+        ("-r us-east-1", {}, "--region"),
+        (f"--registry {A}", {}, "--registry"),
+        ("--conn-id x", {}, "--conn-id"),
+        ("", {"REGION": "us-east-1"}, "ECR_AIRFLOW_SYNC_REGION"),
+        ("", {"REGISTRY": A, "CONN_ID": "x"}, "ECR_AIRFLOW_SYNC_REGISTRY and ECR_AIRFLOW_SYNC_CONN_ID"),
+        ("-r us-east-1", {"REGION": "eu-west-1"}, "--region"),
+    ],
+)  # fmt: skip
 def test_a_file_names_what_there_is(
-    sync: Command, fake: Place, ecr: EcrStandIn, write: Write, options: list[str]
+    sync: Command,
+    fake: Place,
+    ecr: EcrStandIn,
+    write: Write,
+    options: str,
+    env: dict[str, str],
+    named: str,
 ) -> None:
     fake()
-    ran = sync("--config", write("[x]\n"), *options)
+    path = write("[x]\nregion = us-east-1\n")
+    sync.env.update({f"ECR_AIRFLOW_SYNC_{name}": text for name, text in env.items()})
+    why = "regions, registries and connection ids stand in the file"
+    ran = sync("--config", path, *options.split())
     assert (ran.status, ecr.calls) == (2, [])
-    assert ran.stderr.endswith(
-        "Error: with --config, regions, registries and connection ids stand in the file\n"
-    )
+    assert ran.stderr.endswith(f"Error: {named} cannot be used with --config: {why}\n")
+    ran = sync(*options.split(), ECR_AIRFLOW_SYNC_CONFIG=path)
+    assert ran.stderr.endswith(f" with ECR_AIRFLOW_SYNC_CONFIG: {why}\n")
+
+
+def test_what_says_nothing_may_stand_beside_a_file(
+    sync: Command, fake: Place, write: Write
+) -> None:
+    fake()
+    nothing = {"ECR_AIRFLOW_SYNC_REGION": "", "ECR_AIRFLOW_SYNC_CONN_ID": ""}
+    path = write("[x]\nregion = us-east-1\n")
+    assert sync("--config", path, **nothing).status == 0
+    assert sync("--config", path, "--conn-id", "docker_default").status == 0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +160,8 @@ def test_a_file_names_what_there_is(
         ("[x]\nhost = https://a\n", ", [x]: host 'https://a' is not a bare host"),
         ("[x]\nexternal_id = a\n", ", [x]: external_id is for a role: give its role_arn"),
         ("[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n", ", [x]: profile and aws_conn_id are two"),
-        ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+        ("[x]\nregion = a,b\n", ", [x]: region 'a,b' is not one region"),
+        ("[a b]\n", ", [a b]: conn id 'a b': it must be 1 to 200"),
         ("[e_{{region}}]\n", ", [e_{{region}}]: a section is a connection id, without placeholders"),
         ("\N{SNOWMAN}", ": File contains no section headers."),
         ("[x]\nregion = \udcff\n", ": 'utf-8' codec can't decode byte 0xff in position 13"),
@@ -181,6 +210,72 @@ def test_files_that_cannot_be_trusted_or_read(
             2,
             True,
         )
+
+
+def test_a_file_in_a_folder_that_everyone_may_write(
+    sync: Command, fake: Place, tmp_path: Path
+) -> None:
+    fake()
+    shared = tmp_path / "shared by all"
+    path = shared / "mine/sync.ini"
+    path.parent.mkdir(parents=True)
+    path.write_text("[x]\nregion = us-east-1\n")
+    link = tmp_path / "link.ini"
+    link.symlink_to(path)
+    for folder in (path.parent, shared):
+        folder.chmod(0o777)
+        for name in (path, link):
+            ran = sync("--config", str(name))
+            assert ran.status == 2
+            assert ran.stderr.endswith(
+                f"Error: {name}: everyone may write its folder {folder}; chmod o-w '{folder}'\n"
+            )
+        folder.chmod(0o1777)  # sticky, as /tmp
+        assert sync("--config", str(path)).status == 0
+        folder.chmod(0o775)  # a group's
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user(sync: Command, fake: Place, write: Write) -> None:
+    fake()
+    path = write("[x]\nregion = us-east-1\n")
+    for number, name in ((pwd.getpwnam("nobody").pw_uid, "nobody"), (45678, "45678")):
+        os.chown(path, number, 0)
+        ran = sync("--config", path)
+        assert ran.status == 2
+        assert ran.stderr.endswith(
+            f"Error: {path}: its owner is {name}; chown root {path}\n"
+        )
+    os.chown(path, 0, 0)
+    assert sync("--config", path).status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            "[partner]\naws_conn_id = aws_keys\n[aws_keys]\nregion = eu-west-1\n",
+            "aws_keys holds AWS credentials, which the token would replace: "
+            "give another connection id than that of aws_conn_id",
+        ),
+        (
+            "[ecr]\n[other]\n[ECR]\nregion = eu-west-1\n",
+            "ecr and ECR differ in capitals only, and MySQL takes them for one "
+            "connection: rename one",
+        ),
+    ],
+    ids=["keys of another section", "capitals"],
+)
+@pytest.mark.parametrize("check", [[], ["--check"], ["--dry-run"]])
+def test_sections_that_are_in_each_others_way(
+    sync: Command, fake: Place, write: Write, text: str, error: str, check: list[str]
+) -> None:
+    airflow = fake()
+    airflow.store.write_text('{"aws_keys": {"password": "secret"}}')
+    ran = sync("--config", write(text), *check)
+    assert (ran.status, ran.stdout) == (2, "")
+    assert ran.stderr.endswith(f"\n\nError: {error}\n")
+    assert airflow.connections() == {"aws_keys": {"password": "secret"}}
 
 
 def test_the_example(

@@ -203,9 +203,12 @@ def test_one_bad_connection_does_not_stop_the_others(
     )
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+@pytest.mark.parametrize(
+    ("version", "doing"),
+    [("1.10.15", "connections delete"), ("2.11.2", "connections get")],
+)
 def test_a_hanging_airflow_is_killed_with_its_children(
-    sync: Command, fake: Place, tmp_path: Path, version: str
+    sync: Command, fake: Place, tmp_path: Path, version: str, doing: str
 ) -> None:
     airflow = fake(version, "hang")
     began = time.monotonic()
@@ -213,7 +216,7 @@ def test_a_hanging_airflow_is_killed_with_its_children(
     assert time.monotonic() - began < 8
     assert ran.status == 1
     assert ran.stderr == (
-        f"docker_default: {airflow.script}: killed after 2 s without an end; see --timeout\n"
+        f"docker_default: {airflow.script}: killed after 2 s, while running {doing}; see --timeout\n"
     )
     assert_all_gone(airflow, tmp_path)
 
@@ -309,7 +312,7 @@ def test_an_interpreter_that_no_longer_reads(
         "-q",
     )
     assert ran.stderr.endswith(
-        f": {airflow.script}: killed after 4 s without an end; see --timeout\n"
+        f": {airflow.script}: killed after 4 s, while running connections get; see --timeout\n"
     )
     assert ran.status == 1
 
@@ -362,52 +365,53 @@ def assert_all_gone(airflow: FakeAirflow, tmp_path: Path) -> None:
 # --- finding the interpreter ---
 
 
-def shebang(kind: str, python: str) -> str:
-    return {
-        "absolute": f"#!{python}\n",
-        "with options": f"#!{python} -s -E\n",
-        "env": "#!/usr/bin/env python3\n",
-        "env -S": "#!/usr/bin/env -S python3 -s\n",
-        "long or with a blank": f"#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n",
-        "relocatable": "#!/bin/sh\n"
-        "'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python3' \"$0\" \"$@\"\n' '''\n",
-    }[kind]
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "absolute",
-        "with options",
-        "env",
-        "env -S",
-        "long or with a blank",
-        "relocatable",
-    ],
+HOW_TO_FIND = (
+    "`command -v airflow`, run as Airflow's user, tells the path for --airflow"
 )
-def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None:
+WRAPPER = (
+    "is no Python script (a wrapper, a shim?); "
+    "name the script that it runs: --airflow takes that one"
+)
+
+
+def exec_line(python: str, end: str) -> str:
+    return f"#!/bin/sh\n'''exec' {python} \"$0\" \"$@\"{end}"
+
+
+# As these tools write the first lines of a script. {python} is the interpreter's path.
+LAUNCHERS = {
+    "pip": "#!{python}\n",
+    "pip, a long path or a blank": exec_line('"{python}"', "\n' '''\n"),
+    "uv, relocatable": exec_line(
+        '"$(dirname -- "$(realpath -- "$0")")"/\'python3\'', "\n' '''\n"
+    ),
+    "conda": "#!{python}\n",
+    "mamba, pixi, a long path or a blank": exec_line('"{python}"', " #'''\n"),
+    "Debian, Homebrew": "#!{python} -s -E\n",
+    "Nix": "#! {python}\n",
+    "env": "#!/usr/bin/env python3\n",
+    "env -S": "#!/usr/bin/env -S python3 -s\n",
+}
+
+
+@pytest.mark.parametrize("tool", LAUNCHERS)
+def test_scripts_of_every_tool(
+    sync: Command, fake: Place, tmp_path: Path, tool: str
+) -> None:
     airflow = fake()
-    folder = tmp_path / "an env/bin"
+    folder = tmp_path / ("an env/bin" if "exec" in LAUNCHERS[tool] else "R&D('1)/bin")
     folder.mkdir(parents=True)
     (folder / "python3").symlink_to(sys.executable)
-    python = (
-        sys.executable
-        if kind in ("absolute", "with options")
-        else str(folder / "python3")
-    )
     script = folder / "airflow"
-    code = FAKE.read_text().partition('"""\n\n')[
-        2
-    ]  # a polyglot has its docstring already
-    script.write_text(shebang(kind, python) + code)
+    # A script for both sh and Python has a docstring of its own.
+    code = FAKE.read_text().partition('"""\n\n')[2]
+    script.write_text(LAUNCHERS[tool].format(python=folder / "python3") + code)
     script.chmod(0o755)
     path = f"{folder}:/usr/bin:/bin"
-    more = (
-        {} if kind != "with options" else {"ECR_AIRFLOW_SYNC_AIRFLOW_VERSION": "2.11.2"}
-    )
-    if kind == "with options":  # -E hides PYTHONPATH, where the fake's version is told
-        site = Path(sync.env.pop("PYTHONPATH"))
-        assert site.is_dir()
+    more = {}
+    if "-E" in LAUNCHERS[tool]:  # which hides PYTHONPATH, where the version is told
+        del sync.env["PYTHONPATH"]
+        more["ECR_AIRFLOW_SYNC_AIRFLOW_VERSION"] = "2.11.2"
     sync.options = []  # airflow is on PATH
     ran = sync("-r", "us-east-1", PATH=path, **more)
     assert ran.status == 0, ran.stderr
@@ -415,10 +419,21 @@ def test_shebangs(sync: Command, fake: Place, tmp_path: Path, kind: str) -> None
     assert list(airflow.connections()) == ["docker_default"]
     link = tmp_path / "link"
     link.symlink_to(script)
-    assert (
-        sync("-r", "us-east-1", "--airflow", f"env PATH='{path}' {link}", **more).status
-        == 0
-    )
+    linked = sync("-r", "us-east-1", "--airflow", f'env PATH="{path}" {link}', **more)
+    assert linked.status == 0
+
+
+@pytest.mark.parametrize("first", ["#!/usr/bin/env bash", "#!/opt/python3/bin/bash"])
+def test_a_shim_is_told(
+    sync: Command, tmp_path: Path, first: str, ecr: EcrStandIn
+) -> None:
+    """Of pyenv, or of a site; its path may have "python" in it."""
+    shim = tmp_path / "airflow"
+    shim.write_text(f'{first}\nexec pyenv exec airflow "$@"\n')
+    shim.chmod(0o755)
+    ran = sync("-r", "us-east-1", "-q", "--airflow", str(shim))
+    told = f"docker_default: {shim}: {shim} {WRAPPER} (exit status 126)\n"
+    assert (ran.status, ran.stderr) == (1, told)
 
 
 def test_the_python_of_a_uv_environment_that_can_be_moved(
@@ -431,7 +446,7 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(
     (tmp_path / "was").rename(tmp_path / "is")
     script = tmp_path / "is/bin/airflow"
     script.write_text(
-        shebang("relocatable", "").replace("python3", "python") + "print('airflow')\n"
+        LAUNCHERS["uv, relocatable"].replace("python3", "python") + "print('airflow')\n"
     )
     script.chmod(0o755)
     ran = sync("-r", "us-east-1", "--airflow", str(script), "-q")
@@ -444,18 +459,18 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("airflow", "airflow: not found, with PATH /usr/bin:/bin; name the script, as in "
-         "--airflow /opt/airflow/bin/airflow (cron's PATH is short) (exit status 127)"),
-        ("/nowhere/airflow", "/nowhere/airflow: not found, with PATH /usr/bin:/bin; name the "
-         "script, as in --airflow /opt/airflow/bin/airflow (cron's PATH is short) (exit status 127)"),
+        ("airflow", "airflow: not found, with PATH /usr/bin:/bin (cron's is short); "
+         f"{HOW_TO_FIND} (exit status 127)"),
+        ("/nowhere/airflow", "/nowhere/airflow: no such script; "
+         f"{HOW_TO_FIND} (exit status 127)"),
+        ("{tmp}", f"{{tmp}}: that is a folder; {HOW_TO_FIND} (exit status 126)"),
         ("docker-is-missing exec -i worker airflow", "cannot run docker-is-missing: "
          "No such file or directory; check --airflow, PATH"),
         ("sh -c 'echo sorry >&2; exit 5' airflow", "sh -c 'echo sorry >&2; exit 5' airflow: "
          "sorry (exit status 5)"),
-        ("{tmp}/wrapper", "{tmp}/wrapper: {tmp}/wrapper is no Python script (a wrapper, a shim?); "
-         "name the one behind it with --airflow (exit status 126)"),
-        ("/bin/true", "/bin/true: /bin/true is no Python script (a wrapper, a shim?); name "
-         "the one behind it with --airflow (exit status 126)"),
+        ("{tmp}/wrapper", f"{{tmp}}/wrapper: {{tmp}}/wrapper {WRAPPER} (exit status 126)"),
+        ("/bin/true", f"/bin/true: /bin/true {WRAPPER} (exit status 126)"),
+        ("/bin/bash", f"/bin/bash: /bin/bash {WRAPPER} (exit status 126)"),
     ],
 )  # fmt: skip
 def test_no_airflow(

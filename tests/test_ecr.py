@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import signal
 import socket
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import MODULE, Command, FakeAirflow
+from conftest import MODULE, Command, FakeAirflow, processes
 from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
 from registry_stand_in import RegistryStandIn, Trouble
 
@@ -25,6 +26,11 @@ DENIED = (
 )
 RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
 LATER = "the next run tries again"
+IMPATIENT = (
+    "from _ecr_airflow_sync import check, tokens\n"
+    "check.PATIENCE = tokens.PATIENCE = 1.5\n"
+    "import ecr_airflow_sync; ecr_airflow_sync.main()"
+)
 LOOKED = "boto3 looked at the environment, ~/.aws and instance metadata; HOME is {home}"
 
 
@@ -128,7 +134,7 @@ def test_faults(
     ecr.faults["us-east-1"] = fault
     ran = sync("-r", "us-east-1", "--quiet")
     expected = re.escape(error.replace("{url}", ecr.url))
-    held = r"the token written there at \d\d:\d\d UTC is valid for 11 h more"
+    held = r"the token written there at \d\d:\d\d UTC is valid for 12 h more"
     assert re.fullmatch(f"docker_default: {expected}; {held}\n", ran.stderr)
     assert (ran.status, ran.stdout, len(ecr.calls) - 1) == (1, "", calls)
     assert airflow.connections() == before
@@ -153,7 +159,27 @@ def test_no_certificates(sync: Command, fake: Place, ecr: EcrStandIn) -> None:
     assert ran.status == 1
     assert ran.stderr.startswith("docker_default: ECR in us-east-1: ")
     assert ran.stderr.count("\n") == 1
-    assert "check AWS_CA_BUNDLE" in ran.stderr
+    assert "; check AWS_CA_BUNDLE, a CA bundle that must know" in ran.stderr
+
+
+def test_a_proxy_whose_certificate_is_not_trusted(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    """As companies have them. Then the same proxy, trusted."""
+    airflow = fake()
+    del sync.env["AWS_ENDPOINT_URL_ECR"]
+    host = "api.ecr.us-east-1.amazonaws.com"
+    with RegistryStandIn(ecr, hosts=(host,)) as proxy:
+        sync.env.update(proxy.environment())
+        ran = sync("-r", "us-east-1", "-q")
+        assert (ran.status, airflow.connections()) == (1, {})
+        assert "CERTIFICATE_VERIFY_FAILED" in ran.stderr
+        assert ran.stderr.endswith(
+            "; check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, "
+            "and this host's clock\n"
+        )
+        ran = sync("-r", "us-east-1", "-q", AWS_CA_BUNDLE=sync.env["SSL_CERT_FILE"])
+        assert "CERTIFICATE" not in ran.stderr
 
 
 def test_a_throttled_call_is_tried_again(
@@ -264,21 +290,65 @@ def test_an_answer_that_never_ends(
     assert sync("-r", "us-east-1", "-q").status == 0
     ecr.faults["us-east-1"] = Fault(delay=9)
     registry.troubles[HOST] = Trouble(delay=9)
-    impatient = (
-        "from _ecr_airflow_sync import check, tokens\n"
-        "check.PATIENCE = tokens.PATIENCE = 1.5\n"
-        "import ecr_airflow_sync; ecr_airflow_sync.main()"
-    )
     options = [*sync.options, "-r", "us-east-1", "-q", *["--check"] * check]
     began = time.monotonic()
     ran = sync.end(
         sync.launch(
-            [sys.executable, "-c", impatient, *options], sync.env, MODULE.parent
+            [sys.executable, "-c", IMPATIENT, *options], sync.env, MODULE.parent
         )
     )
     assert time.monotonic() - began < 7
     assert (ran.status, ran.stderr.count("\n")) == (1, 1)
     assert " gave no whole answer; " in ran.stderr
+
+
+@pytest.fixture
+def waiting(sync: Command, tmp_path: Path) -> str:
+    """A profile's credential_process that never ends, and what starts another one."""
+    mark = f"600.{time.time_ns()}"
+    (tmp_path / "config").write_text(
+        "[profile staff]\nregion = us-east-1\n"
+        "role_arn = arn:aws:iam::555555555555:role/puller\nsource_profile = vault\n"
+        f'[profile vault]\ncredential_process = sh -c "sleep {mark}; true"\n'
+    )
+    sync.env["AWS_CONFIG_FILE"] = str(tmp_path / "config")
+    del sync.env["AWS_ACCESS_KEY_ID"]
+    del sync.env["AWS_SECRET_ACCESS_KEY"]
+    return mark
+
+
+def count_processes(mark: str) -> int:
+    return sum(mark in arguments for _, arguments in processes())
+
+
+@pytest.mark.parametrize("profile", ["vault", "staff"])
+def test_credentials_that_never_come(
+    sync: Command, fake: Place, waiting: str, profile: str
+) -> None:
+    fake()
+    options = [*sync.options, "-r", "us-east-1", "-q", "--profile", profile]
+    command = [sys.executable, "-c", IMPATIENT, *options]
+    ran = sync.end(sync.launch(command, sync.env, MODULE.parent))
+    assert (ran.status, ran.stderr) == (
+        1,
+        "docker_default: no AWS credentials came: the credential_process of the profile "
+        "vault gave none in 1.5 s; run it by hand, as this user\n",
+    )
+    assert count_processes(waiting) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_no_credential_process(
+    sync: Command, fake: Place, waiting: str, number: int
+) -> None:
+    fake()
+    process = sync.start("-q", "--profile", "vault")
+    deadline = time.monotonic() + 30
+    while count_processes(waiting) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert sync.end(process).status in (1, 143)
+    assert count_processes(waiting) == 0
 
 
 def test_nobody_listens(sync: Command, fake: Place) -> None:
@@ -393,7 +463,7 @@ def test_moto_as_a_second_ecr(sync: Command, fake: Place) -> None:
         server.stop()
     assert ran.status == 0, ran.stderr
     # moto's tokens expired in 2015: they are written all the same, and the report says so.
-    assert "valid for no more, until 2015-" in ran.stdout
+    assert ".amazonaws.com, expired at 2015-" in ran.stdout
     stored = airflow.connections()[f"e_{A}"]
     assert stored["host"] == f"{A}.dkr.ecr.us-east-1.amazonaws.com"
     assert (stored["login"], stored["password"]) == ("AWS", f"{A}-auth-token")

@@ -6,6 +6,7 @@ With Docker and a registry, tests/host/test_e2e.py runs all of them.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -214,4 +215,31 @@ def test_sync_then_run(place: Callable[[str], Worker], ecr: EcrStandIn) -> None:
     held = worker.airflow.connection("docker_default") or {}
     assert held.pop("password") == ecr.tokens["us-east-1", ACCOUNT][-1] or pytest.fail(
         "another"
+    )
+
+
+def test_the_demo_installs_once_and_shows_a_write_a_check_and_a_failure() -> None:
+    newest = list(airflows.RECIPES)[-1]
+    try:
+        airflows.environment(newest)
+    except airflows.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/demo.py")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Installing" not in done.stdout
+    statuses = re.findall(r"^docker_default  (\w+)", done.stdout, re.MULTILINE)
+    assert statuses == ["written", "fine", "failed"]
+    assert re.search(
+        r"^docker_default: ECR in us-east-1: ExpiredTokenException: .*; renew the AWS "
+        r"credentials .*; the token written there at .* is valid for 12 h more$",
+        done.stdout,
+        re.MULTILINE,
     )

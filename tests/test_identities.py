@@ -266,8 +266,8 @@ def test_a_connection_with_credentials_that_is_missing(
     ran = sync("--config", str(config))
     assert (ran.status, list(airflow.connections())) == (1, ["good"])
     assert ran.stderr == (
-        f"bad: aws_conn_id gone: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): "
-        "Connection not found.; let ecr-airflow-sync write it, or create it\n"
+        "bad: aws_conn_id gone: Airflow has no such connection; check the id, or create it, "
+        "with AWS credentials\n"
     )
     assert len(ecr.calls) == 1  # not with the credentials of somebody else
 

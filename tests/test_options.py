@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import resource
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Callable
 
+import click
 import pytest
-from conftest import MODULE, Command, FakeAirflow
-from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn
+from conftest import MODULE, ROOT, Command, FakeAirflow
+from ecr_stand_in import ACCESS_KEY, ACCOUNT, SECRET_KEY, Call, EcrStandIn, Fault
 
 import ecr_airflow_sync
 from ecr_airflow_sync import Airflow, SyncError, Target, UsageError
 
 Place = Callable[..., FakeAirflow]
 A, B, C = "111111111111", "222222222222", "333333333333"
+DOCS = ROOT / "docs"
 USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for help.\n\nError: "
 
 
@@ -46,11 +53,31 @@ USAGE = "Usage: ecr-airflow-sync [OPTIONS]\nTry 'ecr-airflow-sync --help' for he
         *(
             pytest.param(
                 ["--conn-id", conn_id],
-                f"conn id {conn_id!r}: Airflow takes 1 to 200 letters, digits, underscores, "
+                f"conn id {conn_id!r}: it must be 1 to 200 ASCII letters, digits, underscores, "
                 "dashes (not in front) and dots (not two in a row)",
                 id=f"conn id {conn_id[:9]!r}",
             )
-            for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201)
+            for conn_id in (
+                *("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201),
+                *("a2_ümlaut", "a٢"),
+            )
+        ),
+        *(
+            pytest.param(
+                ["--region", region],
+                f"region {region!r} is not one region: give one -r each (in a file, a section each)",
+                id=f"region {region!r}",
+            )
+            for region in ("us-east-1,eu-west-1", "us-east-1 eu-west-1", "eu-west-1\n")
+        ),
+        *(
+            pytest.param(
+                ["--conn-id", conn_id, "--aws-conn-id", "aws_keys"],
+                "aws_keys holds AWS credentials, which the token would replace: "
+                "give another connection id than that of aws_conn_id",
+                id=f"keys overwritten by {conn_id}",
+            )
+            for conn_id in ("aws_keys", "AWS_Keys")
         ),
         pytest.param(
             ["--conn-extra", "[1]"],
@@ -98,42 +125,32 @@ def test_usage_errors_come_before_any_call(
     sync: Command, fake: Place, ecr: EcrStandIn, options: list[str], error: str
 ) -> None:
     airflow = fake()
-    ran = sync("--region", "us-east-1", *options)
+    region = [] if "--region" in options else ["--region", "us-east-1"]
+    ran = sync(*region, *options)
     assert (ran.status, ran.stdout, ran.stderr) == (2, "", f"{USAGE}{error}\n")
     assert ecr.calls == []
     assert airflow.connections() == {}
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "error"),
     [
-        ["-r", "us-east-1", "-r", "eu-west-1"],
-        ["-r", "us-east-1", "--registry", A, "--registry", B],
-        ["-r", "a", "-r", "b", "--registry", A, "--registry", B],
-        [
-            "-r",
-            "a",
-            "-r",
-            "b",
-            "--registry",
-            A,
-            "--registry",
-            B,
-            "--conn-id",
-            "x_{region}",
-        ],
-        ["-r", "a", "-r", "b", "--conn-id", "x_{registry}"],
+        ("-r us-east-1 -r eu-west-1", "2 connections would both be docker_default"),
+        (f"-r us-east-1 --registry {A} --registry {B}", "2 connections would both be docker_default"),
+        (f"-r a -r b --registry {A} --registry {B}", "4 connections would all be docker_default"),
+        (f"-r a -r b --registry {A} --registry {B} --conn-id x_{{region}}", "2 connections would both be x_a"),
+        ("-r a -r b --conn-id x_{registry}", "2 connections would both be x_{registry}"),
     ],
-)
+)  # fmt: skip
 def test_two_registries_never_share_a_connection(
-    sync: Command, fake: Place, ecr: EcrStandIn, options: list[str]
+    sync: Command, fake: Place, ecr: EcrStandIn, options: str, error: str
 ) -> None:
     fake()
-    ran = sync(*options)
-    assert ran.status == 2
-    assert re.search(r"Error: \d registries overwrite each other: ", ran.stderr)
-    assert ran.stderr.endswith("give --conn-id 'ecr_{registry}_{region}'\n")
-    assert ecr.calls == []
+    ran = sync(*options.split())
+    assert (ran.status, ecr.calls) == (2, [])
+    assert (
+        ran.stderr == f"{USAGE}{error}: give --conn-id 'ecr_{{registry}}_{{region}}'\n"
+    )
 
 
 def test_an_empty_region_beside_another(
@@ -266,9 +283,129 @@ def test_what_a_run_tells(sync: Command, fake: Place) -> None:
     )
     assert re.fullmatch(
         rf"docker_default  written  {ACCOUNT}\.dkr\.ecr\.us-east-1\.amazonaws\.com, "
-        r"valid for 12 h 0 min, until \d{4}-\d\d-\d\d \d\d:\d\d UTC",
+        r"until \d\d:\d\d UTC \(12 h\)",
         second,
     )
+
+
+def test_a_result_is_a_line_of_eighty_columns_where_names_allow(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    (line,) = sync("-r", "us-east-1", "--conn-id", "e").stdout.splitlines()[1:]
+    assert len(line) == 80
+    for lifetime, until in (
+        (12 * 3600, r"until \d\d:\d\d UTC \(12 h\)"),
+        (11.8 * 3600, r"until \d\d:\d\d UTC \(11 h\)"),
+        (44.9 * 60, r"until \d\d:\d\d UTC \(45 min\)"),
+        (36 * 3600, r"until 20\d\d-\d\d-\d\d \d\d:\d\d UTC \(36 h\)"),
+        (-60, r"expired at 20\d\d-\d\d-\d\d \d\d:\d\d UTC"),
+    ):
+        ecr.lifetime = lifetime
+        ran = sync("-r", "us-east-1")
+        assert re.search(rf"\.amazonaws\.com, {until}\n$", ran.stdout)
+
+
+def look(sync: Command, *options: str, **more: str) -> str:
+    """What a terminal shows of a run."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        sync.arguments(*options),
+        env={**sync.env, **more},
+        stdin=subprocess.DEVNULL,
+        stdout=child,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    with suppress(OSError):  # which is the end of a terminal
+        while True:
+            shown += os.read(parent, 65536)
+    os.close(parent)
+    process.wait()
+    return shown.decode().replace("\r\n", "\n")
+
+
+RED = "\x1b[31mfailed\x1b[0m"
+
+
+def test_a_terminal_shows_a_failure_in_red_and_then_why(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="No.")
+    shown = look(sync, "-r", "us-east-1")
+    _, header, result, why = shown.splitlines()
+    assert header.startswith("Airflow 2.11.2, ")
+    assert result == f"docker_default  {RED}"
+    assert why.startswith(
+        "docker_default: ECR in us-east-1: AccessDeniedException: No;"
+    )
+    plain = shown.replace(RED, "failed")
+    assert look(sync, "-r", "us-east-1", NO_COLOR="1") == plain
+    ran = sync("-r", "us-east-1")
+    assert f"{ran.stdout}{ran.stderr}" == plain.partition("\n")[2]
+
+
+def test_a_terminal_shows_what_a_check_is_waiting_for(
+    sync: Command, fake: Place
+) -> None:
+    fake()
+    shown = look(sync, "-r", "us-east-1", "--check")
+    assert shown.startswith("Asking Airflow for 1 connection(s) ...\n")
+    assert "\nLogging in with 1 connection(s) ...\n" in shown
+    assert sync("-r", "us-east-1", "--check").stderr.startswith("docker_default: ")
+
+
+def test_no_error_is_lost_where_nobody_reads_the_report(
+    sync: Command, fake: Place, ecr: EcrStandIn
+) -> None:
+    fake()
+    ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="no")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        sync.arguments("-r", "us-east-1"),
+        env=sync.env,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert re.fullmatch("docker_default: ECR in us-east-1: .*\n", done.stderr)
+
+
+def test_no_full_stop_before_what_comes_next(sync: Command, fake: Place) -> None:
+    airflow = fake()
+    assert sync("-r", "us-east-1").status == 0
+    airflow.script.write_text(
+        f"#!{sys.executable}\nraise SystemExit('The database is asleep.')\n"
+    )
+    ran = sync("-r", "us-east-1", "-q")
+    assert ran.status == 1
+    assert ": The database is asleep; the token written there at " in ran.stderr
+
+
+def test_nothing_leaves_a_core_dump(sync: Command, fake: Place) -> None:
+    """Airflow's Python is told by what the command is allowed itself."""
+    airflow = fake()
+    told = airflow.script.with_name("limits")
+    with airflow.script.open("a") as script:
+        script.write(
+            f"import resource\nPath({str(told)!r}).write_text("
+            "str(resource.getrlimit(resource.RLIMIT_CORE)))\n"
+        )
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("this machine allows none anyway")
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        assert sync("-r", "us-east-1").status == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert told.read_text() == "(0, 0)"
 
 
 def test_quiet_says_nothing_when_all_is_well(sync: Command, fake: Place) -> None:
@@ -335,6 +472,27 @@ def test_help_and_version_import_no_boto3() -> None:
     assert done.stdout == f"ecr-airflow-sync {ecr_airflow_sync.__version__}\n"
 
 
+def test_help_has_examples_headings_and_the_place_of_the_docs(sync: Command) -> None:
+    sync.options = []
+    told = sync("--help").stdout
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = [
+        line.split() for line in lines if line.startswith("    ecr-airflow-sync ")
+    ]
+    assert len(examples) == 2
+    for example in examples:  # of options that there are
+        assert ecr_airflow_sync.main.make_context(example[0], example[1:])
+    options_page = (DOCS / "options.md").read_text()
+    headings = re.findall(r"^### (.*)$", options_page, re.MULTILINE)
+    assert re.findall(r"^(\w.*):$", told, re.MULTILINE) == headings
+    folder = Path(lines[-1].partition("Documentation: ")[2])
+    assert (folder / "options.md").read_text() == options_page
+    for option in ecr_airflow_sync.main.params:  # whole phrases
+        assert isinstance(option, click.Option)
+        assert re.fullmatch(r"[A-Z]\w+ .+\.", option.help or "")
+
+
 def test_sync_is_callable(
     sync: Command, fake: Place, monkeypatch: pytest.MonkeyPatch, ecr: EcrStandIn
 ) -> None:
@@ -354,7 +512,9 @@ def test_sync_is_callable(
         ecr_airflow_sync.sync([mine], there)
     assert caught.value.results[0].status == "failed"
     two = [Target(registry=A), Target(registry=B)]
-    with pytest.raises(UsageError, match=r"overwrite each other.*'ecr_{registry}_"):
+    with pytest.raises(
+        UsageError, match=r"2 connections would both be .*'ecr_{registry}_"
+    ):
         ecr_airflow_sync.sync(two, Airflow())
     with pytest.raises(UsageError, match="not an account id"):
         ecr_airflow_sync.sync([Target(registry="12")], Airflow())

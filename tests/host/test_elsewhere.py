@@ -96,7 +96,7 @@ class Asker:
         """Assert that an Airflow without an end is ended, with its child and its folder."""
         self.machine.write(HANGING, HANGS.format(how=how), 0o755)
         status, told = self.run(f"{prefix} {HANGING}", "--timeout=3", "--quiet")
-        killed = f"docker_default: {prefix} {HANGING}: killed after 3 s without an end;"
+        killed = f"docker_default: {prefix} {HANGING}: killed after 3 s, while importing Airflow;"
         assert (status, told.splitlines()) == (1, [f"{killed} see --timeout"])
         try:
             wait_until(lambda: self.left() == [], 5)

@@ -87,7 +87,7 @@ def test_by_hand(worker: Worker) -> None:
         "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import"
         in told
     )
-    assert f"docker_default  written  {HOST}, valid for 1" in told
+    assert f"docker_default  written  {HOST}, until " in told
     state = worker.machine.path(f"/var/lib/{SYNC}").stat()
     assert (state.st_uid, state.st_mode & 0o777) == (worker.home.stat().st_uid, 0o700)
 

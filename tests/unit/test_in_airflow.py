@@ -31,6 +31,8 @@ if "stdin" in sys.argv:
     print([sys.stdin.read()])
 if "hang" in sys.argv:
     import time; time.sleep(60)
+if "replace" in sys.argv:
+    sys.stdout = sys.stderr = open(os.devnull, "w")
 if "none" in sys.argv:
     sys.exit()
 if "fork" in sys.argv and os.fork() == 0:
@@ -100,6 +102,11 @@ def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
     assert hello.endswith("/connections.json")
 
 
+def test_a_plugin_that_replaces_stdout(interpreter: Interpreter) -> None:
+    assert interpreter.run(Command(["replace"])).status == 0
+    assert interpreter.run(Command(["again"])).output == "hello again\n"
+
+
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
     interpreter.start_import()
     assert interpreter.finish_import().output.endswith("\nname imported\n")
@@ -107,7 +114,7 @@ def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
 
 def test_what_takes_too_long_is_killed(script: Path) -> None:
     with run_interpreter(str(script), 0.5) as interpreter:
-        message = f"{script}: killed after 0.5 s without an end; see --timeout"
+        message = f"{script}: killed after 0.5 s, while running hang; see --timeout"
         for _ in range(2):
             with pytest.raises(StepFailed, match=re.escape(message)):
                 interpreter.run(Command(["hang"]))
@@ -143,22 +150,22 @@ def settings(script: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("end", "said"), [("commit", "commit\nclose\n"), ("roll_back", "rollback\nclose\n")]
+    ("end", "said"), [("commit", "commit\nclose\n"), ("rollback", "rollback\nclose\n")]
 )
 def test_a_transaction(
     settings: Path, interpreter: Interpreter, end: str, said: str
 ) -> None:
-    assert interpreter.begin() == Outcome(0, "")
+    assert interpreter.execute("transaction.py", "begin") == Outcome(0, "")
     within = interpreter.run(Command(["commit"]))
     assert within == Outcome(0, "hello commit\nflush\n")
-    assert getattr(interpreter, end)() == Outcome(0, said)
+    assert interpreter.execute("transaction.py", end) == Outcome(0, said)
     after = interpreter.run(Command(["commit"]))
     assert after == Outcome(0, "hello commit\ncommit\nclose\n")
 
 
 def test_sessions_that_are_not_shared(settings: Path, interpreter: Interpreter) -> None:
     settings.write_text(SETTINGS.replace("shared = True", "shared = False"))
-    outcome = interpreter.begin()
+    outcome = interpreter.execute("transaction.py", "begin")
     assert outcome.status == 1
     assert "Airflow's commands do not share a database session" in outcome.output
 
@@ -179,6 +186,8 @@ def test_which_airflow_this_is(
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
     monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
+    url = "postgresql+psycopg2://airflow:s3cret@db.example.com:5432/airflow"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     with run_interpreter(str(script), 60) as interpreter:
         assert describe(interpreter) == {
             "script": str(script),
@@ -186,6 +195,7 @@ def test_which_airflow_this_is(
             "version": "3.9.1",
             "home": "/srv/airflow",
             "place": "AIRFLOW_HOME /srv/airflow",
+            "database": "db.example.com",
             "variables": ["AIRFLOW_CONN_X"],
         }
 

@@ -1,0 +1,59 @@
+"""Puts the commands of Airflow that run in between into one database transaction.
+
+Run by in_airflow.py in Airflow's own Python, 3.6 or later; so it imports nothing of
+ours. Its argument is begin, commit or rollback.
+
+All commands take their session from airflow.settings.Session, which has one for each
+thread (airflow/utils/db.py in 1.10, then airflow/utils/session.py). In a transaction
+its commit only flushes, and its close waits: so nobody sees a connection missing
+between `connections delete` and `add`, and what fails leaves the old one in place.
+"""
+
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+
+def main() -> None:
+    from airflow import settings
+
+    session = settings.Session()
+    if settings.Session() is not session:
+        raise RuntimeError("Airflow's commands do not share a database session")
+    if sys.argv[1] == "begin":
+        _begin(session)
+    else:
+        _end(session, sys.argv[1])
+        _spare_repetition()
+
+
+def _begin(session: Any) -> None:
+    session.commit = session.flush
+    session.close = lambda: None
+
+
+def _end(session: Any, how: str) -> None:
+    del session.commit, session.close  # which uncovers its own
+    try:
+        getattr(session, how)()
+    finally:
+        session.close()
+
+
+def _spare_repetition() -> None:
+    """What a command has done once is most of the time of further ones, done again."""
+    with suppress(ImportError):
+        from airflow.utils import db
+
+        # airflow/utils/cli.py of 2.x looks for migrations before each command.
+        db.check_and_run_migrations = lambda: None
+    with suppress(ImportError):
+        from airflow.bin.cli import CLIFactory
+
+        # The script of 1.10 makes the parser of its whole command line each time.
+        CLIFactory.get_parser = lru_cache(maxsize=None)(CLIFactory.get_parser)
+
+
+if __name__ == "__main__":
+    main()
