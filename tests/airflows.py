@@ -57,6 +57,7 @@ class Recipe:
     script: str = "airflow"
 
 
+DATABASE_DRIVERS = ("psycopg2-binary", "pymysql")
 DOCKER = "apache-airflow-providers-docker"
 RECIPES = {
     "1.10.15": Recipe(
@@ -77,19 +78,21 @@ def environment(version: str) -> Path:
     """The virtual environment of that Airflow, built if need be."""
     recipe = _recipe(version)
     folder = _folder(version)
-    with _locked(folder):
+    drivers = DATABASE_DRIVERS if recipe.init else ()
+    wanted = (f"{recipe.package}=={version}", *drivers, *recipe.requirements)
+    with locked(folder):
+        built = folder / "built"
         if not is_built(version):
             shutil.rmtree(folder, ignore_errors=True)
-            python = find_python(*recipe.pythons)
-            _uv("venv", "--python", python, str(folder))
-            as_of = ("--exclude-newer", recipe.as_of) if recipe.as_of else ()
-            driver = ("psycopg2-binary",) if recipe.init else ()
-            wanted = (f"{recipe.package}=={version}", *driver, *recipe.requirements)
-            install = ("pip", "install", "--compile-bytecode", "--python", str(folder))
-            _uv(*install, *as_of, *wanted)
-            if recipe.init:
-                run(version, variables(folder / "home"), *recipe.init)
-            (folder / "built").touch()
+            _uv("venv", "--python", find_python(*recipe.pythons), str(folder))
+        elif built.read_text() == "\n".join(wanted):
+            return folder
+        as_of = ("--exclude-newer", recipe.as_of) if recipe.as_of else ()
+        install = ("pip", "install", "--compile-bytecode", "--python", str(folder))
+        _uv(*install, *as_of, *wanted)  # in one that is there, what it lacks
+        if recipe.init and not (folder / "home").exists():
+            run(version, variables(folder / "home"), *recipe.init)
+        built.write_text("\n".join(wanted))
     return folder
 
 
@@ -196,7 +199,8 @@ def _output(command: list[str], env: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """For tests that run side by side: one at a time makes something there."""
     folder.parent.mkdir(exist_ok=True)
     with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,13 +9,19 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, Iterator
 
 import airflows
+import api_server as api_servers
+import mariadb
+import postgres
 import pytest
-from api_server import ApiServer, serving
+from api_server import ApiServer
+from database import Server, name_for_airflow
 from ecr_stand_in import EcrStandIn, environment
 from registry_stand_in import RegistryStandIn
 
@@ -32,6 +38,7 @@ INSTALLED = (
     "-c",
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()",
 )
+DATABASE_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 
@@ -190,6 +197,11 @@ class RealAirflow:
         return airflows.connection(self.version, self.env, conn_id)
 
 
+# Makes a real Airflow on a database of some kind, and tells its URL.
+OnDatabase = Callable[[str, str], "tuple[RealAirflow, str]"]
+OnPostgres = Callable[[str], "tuple[RealAirflow, str]"]
+
+
 @pytest.fixture
 def real(sync: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
     """Makes a real Airflow with a fresh SQLite database, and points the command at it."""
@@ -208,24 +220,54 @@ def real(sync: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
 
 
 @pytest.fixture(scope="session")
+def database_servers() -> Iterator[Callable[[str], Server]]:
+    """Starts PostgreSQL or MariaDB on loopback, each once."""
+    with ExitStack() as running:
+
+        @lru_cache(maxsize=None)
+        def start(kind: str) -> Server:
+            module = {"postgres": postgres, "mariadb": mariadb}[kind]
+            program = module.find_server()
+            if not program:
+                pytest.skip(f"no {kind} here: apt-get install {module.PACKAGE}")
+            server: Server = running.enter_context(module.serving(program))
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def on_database(
+    sync: Command,
+    real: Callable[[str], RealAirflow],
+    database_servers: Callable[[str], Server],
+) -> OnDatabase:
+    """Makes a real Airflow with a database of its own, in a server or in a file."""
+
+    def place(kind: str, version: str) -> tuple[RealAirflow, str]:
+        server = None if kind == "sqlite" else database_servers(kind)
+        airflow = real(version)
+        if not server:
+            return airflow, airflow.env[DATABASE_URL]
+        url = server.make_database(version, airflow.env)
+        airflow.env = airflows.on_database(airflow.env, name_for_airflow(url))
+        sync.env.update(airflow.env)
+        return airflow, url
+
+    return place
+
+
+@pytest.fixture
+def on_postgres(on_database: OnDatabase) -> OnPostgres:
+    return partial(on_database, "postgres")
+
+
+@pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A real API server of Airflow 3, for airflowctl. Its database is one for all tests."""
     try:
         airflows.find_python(*airflows.CLIENT.pythons)
     except airflows.Unavailable as unavailable:
         pytest.skip(str(unavailable))
-    with serving(tmp_path_factory.mktemp("api-server")) as server:
+    with api_servers.serving(tmp_path_factory.mktemp("api-server")) as server:
         yield server
-
-
-def processes() -> Iterator[tuple[int, str]]:
-    """Every process of this machine with its arguments, as any user sees them."""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                arguments = (
-                    Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
-                )
-            except OSError:
-                continue  # it has ended in between
-            yield int(entry.name), arguments

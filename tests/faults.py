@@ -19,8 +19,8 @@ from typing import Callable
 from airflows import FERNET_KEY
 from conftest import Command, Ran
 from cryptography.fernet import Fernet
+from database import connect, execute
 from ecr_stand_in import ACCOUNT, EcrStandIn, new_token
-from postgres import connect, execute
 from watcher import Watcher
 
 BEFORE = "the password that was there before"

@@ -13,8 +13,9 @@ from typing import Callable
 
 import airflows
 import pytest
-from conftest import FAKE, MODULE, Command, FakeAirflow, processes
+from conftest import FAKE, MODULE, Command, FakeAirflow
 from ecr_stand_in import EcrStandIn, Fault
+from watcher import processes
 
 from _ecr_airflow_sync import airflow_syntax
 from _ecr_airflow_sync.interpreter import run_interpreter

@@ -25,6 +25,7 @@ import ecr_stand_in
 import pytest
 from api_server import ApiServer, free_port
 from conftest import Command, FakeAirflow, RealAirflow
+from database import connect, execute, name_for_airflow
 from ecr_stand_in import EcrStandIn
 from faults import (
     PLAIN,
@@ -35,8 +36,6 @@ from faults import (
     in_store,
     python_was_starting,
 )
-from postgres import connect, execute
-from test_postgres import on_postgres, postgres  # noqa: F401 - fixtures
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))
 SEED = int(os.environ.get("FAULT_SEED", str(time.time_ns() % 1_000_000)))
@@ -119,12 +118,23 @@ def test_a_signal(on_fake: Callable[..., Scene], way: Way, version: str) -> None
     strike(on_fake(version), way, MOMENTS or (3 if way[1] == "alone" else 2))
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+@pytest.mark.parametrize(
+    ("version", "method"),
+    [
+        ("1.10.15", "delete-add"),
+        ("2.5.3", "delete-add"),
+        ("2.11.2", "delete-add"),
+        ("2.11.2", "import"),
+        ("3.3.2", "import"),
+    ],
+)
 @pytest.mark.parametrize("way", REAL_WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
 def test_a_signal_with_a_real_airflow(
-    on_real: Callable[[str], Scene], way: Way, version: str
+    on_real: Callable[[str], Scene], way: Way, version: str, method: str
 ) -> None:
-    strike(on_real(version), way, MOMENTS or 2)
+    scene = on_real(version)
+    scene.sync.options += ["--method", method]
+    strike(scene, way, MOMENTS or 2)
 
 
 @pytest.mark.airflow
@@ -458,7 +468,7 @@ def test_a_database_server(
     server, _, name = url.rpartition("/")
 
     def at(url: str) -> dict[str, str]:
-        return airflows.on_database({}, url.replace("://", "+psycopg2://"))
+        return airflows.on_database({}, name_for_airflow(url))
 
     @contextlib.contextmanager
     def altered(there: str, back: str) -> Iterator[None]:

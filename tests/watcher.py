@@ -8,9 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, Iterator, TypeVar
 
-from conftest import processes
-
 T = TypeVar("T", bound="Background")
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    """Every process of this machine with its arguments, as any user sees them."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                arguments = (
+                    Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
+                )
+            except OSError:
+                continue  # it has ended in between
+            yield int(entry.name), arguments
 
 
 class Background:
