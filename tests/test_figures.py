@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -34,7 +35,11 @@ def seconds(job: Callable[[], object]) -> float:
 def assert_ratio(
     name: str, ours: Callable[[], object], other: Callable[[], object], bar: float
 ) -> None:
-    """Median of the ratios of pairs. A machine with neighbours gets two more chances."""
+    """Median of the ratios of pairs. A machine with neighbours gets two more chances.
+
+    SLACK=1.25 lets the bars be missed by a quarter, as on a machine that others use too.
+    """
+    bar *= float(os.environ.get("SLACK", "1"))
     other(), ours()  # to warm up
     for _ in range(3):
         pairs = [(seconds(ours), seconds(other)) for _ in range(ROUNDS)]
