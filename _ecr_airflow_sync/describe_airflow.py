@@ -34,7 +34,8 @@ def main() -> None:
         "database": "" if is_airflowctl else _find_database_host(home),
         "variables": [name for name in os.environ if name.startswith("AIRFLOW_CONN_")],
     }
-    print(json.dumps(facts))
+    # What a prefix of --airflow printed may have left a line unended.
+    print("\n" + json.dumps(facts))
 
 
 def _find_version(packages: List[str]) -> Optional[str]:

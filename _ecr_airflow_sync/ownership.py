@@ -11,7 +11,7 @@ from .model import PUBLIC_HOST, WRITTEN_BY, Connection, HeldConnection
 # ECR's registries, by their plain, FIPS and dual-stack names, in every partition.
 ECR_HOST = re.compile(
     r"(https?://)?"
-    rf"([0-9]{{12}}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+(\.[a-z0-9-]+)+|{PUBLIC_HOST})/?"
+    rf"([0-9]{{12}}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+(\.[a-z0-9-]+)+|{re.escape(PUBLIC_HOST)})/?"
 )
 
 

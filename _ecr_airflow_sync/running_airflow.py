@@ -79,7 +79,7 @@ class RunningAirflow:
         getting = Command(["connections", "get", conn_id, "--output", "json"])
         outcome = self._run(getting)
         printed = re.findall(r"^\[(\{.*\})\]\s*$", outcome.output, re.MULTILINE)
-        with suppress(ValueError, IndexError):
+        with suppress(ValueError, LookupError):
             return _parse_held(conn_id, json.loads(printed[-1]))
         if outcome.says(r"^Connection not found\."):
             return self._find_out_why(conn_id, outcome)

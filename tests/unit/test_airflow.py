@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -50,11 +51,11 @@ def _own_folder(
             {"method": "add"},
             "method 'add' is none of auto, import, delete-add",
         ),
-        ({"timeout": 0}, "timeout 0 is not a positive number of seconds"),
-        ({"timeout": 1e6}, "timeout 1e+06 is not a positive number of seconds"),
+        ({"timeout": 0}, "timeout 0 is not above 0 and below 1000000 seconds"),
+        ({"timeout": 1e6}, "timeout 1e+06 is not above 0 and below 1000000 seconds"),
         (
             {"timeout": float("nan")},
-            "timeout nan is not a positive number of seconds",
+            "timeout nan is not above 0 and below 1000000 seconds",
         ),
         (
             {"version": "latest"},
@@ -119,10 +120,13 @@ def test_an_airflowctl_without_a_login(
 
 # --- what it holds ---
 
+STRANGE = ("silent", "strange", "foreign")
 GET = """\
 import json, sys
+if sys.argv[2] == "list":
+    sys.exit()
 conn_id = sys.argv[3]
-fields = {"id": "7", "host": "h", "port": 5000, "login": "me", "password": "s3cret",
+fields = {"id": "7", "conn_type": "docker", "description": "mine", "host": "h", "port": 5000, "login": "me", "password": "s3cret",
           "extra_dejson": {"a": 1}}
 if conn_id == "missing":
     sys.exit("Connection not found.")
@@ -135,6 +139,9 @@ if conn_id == "strange":
     print('[["s3cret"]]')
     print("[{'password': 's3cret'}]")
     sys.exit()
+if conn_id == "foreign":
+    print('[{"password": "s3cret"}]')
+    sys.exit()
 if conn_id == "empty":
     fields = dict.fromkeys(fields)
 print("[{a warning}]")
@@ -142,31 +149,64 @@ print(json.dumps([fields]))
 """
 
 
-def test_connections_as_a_task_finds_them(write_script: WriteScript) -> None:
+def test_connections_as_a_task_finds_them(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
     script = write_script(GET)
-    asked = ["one", "empty", "missing", "silent", "fails", "strange", "one"]
+    asked = ["one", "empty", "missing", "fails", *STRANGE, "one"]
     with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
         held = running.read(asked)
         assert running.read([]) == {}
     assert list(held) == list(dict.fromkeys(asked))
-    one = HeldConnection("one", True, "h", 5000, "me", "s3cret", {"a": 1})
+    one = HeldConnection(
+        "one", True, "h", 5000, "me", "s3cret", {"a": 1}, "docker", "mine"
+    )
     assert held["one"] == one
     assert held["empty"] == HeldConnection("empty", False, "", "", "", "", {})
     assert isinstance(held["missing"], ConnectionMissing)
     # One that fails after it has shown the connection has shown it.
-    assert held["fails"] == HeldConnection(
-        "fails", True, "h", 5000, "me", "s3cret", {"a": 1}
-    )
-    for conn_id in ("silent", "strange"):
+    assert held["fails"] == replace(one, conn_id="fails")
+    for conn_id in STRANGE:
         failure = held[conn_id]
         assert type(failure) is StepFailed
-        assert str(failure).endswith("exit status 0): it said nothing")
+        assert str(failure) == (
+            f"Airflow (AIRFLOW_HOME {tmp_path}/airflow): the answer to `connections "
+            "get` is not understood"
+        )
+
+
+def test_a_database_that_cannot_be_asked(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Then `get` says that the connection is not there, and only `list` why."""
+    script = write_script("""\
+import sys
+if sys.argv[2] == "list":
+    raise RuntimeError("no such table: connection")
+sys.exit("Connection not found.")
+""")
+    why = (
+        f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): RuntimeError: no "
+        "such table: connection"
+    )
+    with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
+        held = running.read(["one"])["one"]
+        with pytest.raises(StepFailed) as caught:
+            running.open_database()
+    assert type(held) is StepFailed
+    assert str(held) == str(caught.value) == why
+
+
+def test_a_database_that_can_be_opened(write_script: WriteScript) -> None:
+    with Airflow(write_script(GET), 30, "2.11.2").start(import_now=False) as running:
+        running.open_database()
 
 
 def test_an_airflow_that_shows_no_connections(write_script: WriteScript) -> None:
     script = write_script(GET)
     with Airflow(script, 30, "1.10.15").start(import_now=False) as running:
         assert running.read([]) == {}
+        assert running.look_up(["one"]) == {}
         with pytest.raises(UsageError, match="does not show connections as tasks find"):
             running.read(["one"])
 

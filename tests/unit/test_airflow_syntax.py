@@ -137,9 +137,10 @@ def test_fields_that_are_empty_are_left_out() -> None:
 
 
 def test_flags() -> None:
-    delete, add = choose("1.10.13").request([ONE]).commands
-    assert delete == ["connections", "--delete", "--conn_id=a.b"]
-    assert add == [
+    delete, add = choose("1.10.13").list_commands([ONE])
+    assert (delete.file, add.file) == (None, None)
+    assert delete.words == ["connections", "--delete", "--conn_id=a.b"]
+    assert add.words == [
         "connections",
         "--add",
         "--conn_id=a.b",
@@ -156,9 +157,10 @@ def test_flags() -> None:
     [("1.10.14", []), ("2.0.0", ["--conn-description=until then"])],
 )
 def test_subcommands(version: str, description: list[str]) -> None:
-    delete, add = choose(version).request([ONE]).commands
-    assert delete == ["connections", "delete", "a.b"]
-    assert add == [
+    delete, add = choose(version).list_commands([ONE])
+    assert (delete.file, add.file) == (None, None)
+    assert delete.words == ["connections", "delete", "a.b"]
+    assert add.words == [
         "connections",
         "add",
         "a.b",
@@ -183,10 +185,10 @@ def test_subcommands(version: str, description: list[str]) -> None:
     ids=["Airflow", "airflowctl"],
 )
 def test_an_import_of_several(syntax: Syntax, words: list[str]) -> None:
-    request = syntax.request([ONE, TWO])
     assert syntax.writes_many
-    assert list(request.commands) == [words]
-    assert request.file == {"a.b": list_fields(ONE), "c": list_fields(TWO)}
+    (command,) = syntax.list_commands([ONE, TWO])
+    assert list(command.words) == words
+    assert command.file == {"a.b": list_fields(ONE), "c": list_fields(TWO)}
 
 
 # --- how it is judged ---

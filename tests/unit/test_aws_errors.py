@@ -118,7 +118,8 @@ TOLD = {
             endpoint_url="https://x/", error=OSError("certificate verify failed")
         ),
         f"ECR in {US}: SSL validation failed for https://x/ certificate verify failed; "
-        "check AWS_CA_BUNDLE, the proxy's certificate and this host's clock",
+        "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and "
+        "this host's clock",
     ),
     "an answer without a key": (
         KeyError("Credentials"),

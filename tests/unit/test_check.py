@@ -23,6 +23,10 @@ from _ecr_airflow_sync.model import HeldConnection, Result, Target
 US = "us-east-1"
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 NETWORK = "check the region, and this host's DNS, proxy and network"
+REWRITE = (
+    "run without --check to write it, or check --conn-id, --region, --registry and "
+    "--host"
+)
 MINE = Target(region=US)
 NOBODY = "127.0.0.1:9"
 REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
@@ -136,14 +140,14 @@ def test_the_right_host_is_asked(target: Target, host: str) -> None:
     ("target", "host", "told"),
     [
         (MINE, f"{ACCOUNT}.dkr.ecr.us-east-1xamazonaws.com",
-         "{registry}.dkr.ecr.us-east-1.*"),
-        (MINE, f"evil.example/{HOST}", "{registry}.dkr.ecr.us-east-1.*"),
-        (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", "{registry}.dkr.ecr.us-east-1.*"),
+         f"the bare host of an ECR registry in {US}"),
+        (MINE, f"evil.example/{HOST}", f"the bare host of an ECR registry in {US}"),
+        (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", f"the bare host of an ECR registry in {US}"),
         (Target(registry=ACCOUNT), f"{'1' * 12}.dkr.ecr.x.amazonaws.com",
-         ACCOUNT + ".dkr.ecr.{region}.*"),
+         f"the bare host of registry {ACCOUNT}"),
         (Target(host="a.b"), "axb", "a.b"),
         (Target(host="a.b"), "a.b.evil.example", "a.b"),
-        (Target(host="{registry}.a"), "x.y.a", "{registry}.a"),
+        (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
         (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
     ],
     ids=["no dot", "path", "two labels", "another registry", "letter for a dot",
@@ -152,14 +156,14 @@ def test_the_right_host_is_asked(target: Target, host: str) -> None:
 def test_the_wrong_host_is_not_asked(target: Target, host: str, told: str) -> None:
     result = check_one(target, holding(host))
     assert (result.status, result.host) == ("wrong host", host)
-    assert result.error == f"its host is {host}, where images are at {told}"
+    assert result.error == f"its host is {host}, and not {told}; {REWRITE}"
 
 
 def test_a_port_makes_it_another_host() -> None:
     result = check_one(Target(host="a.b"), holding("a.b", port=8443))
-    assert result.error == "its host is a.b:8443, where images are at a.b"
+    assert result.error == f"its host is a.b:8443, and not a.b; {REWRITE}"
     result = check_one(Target(host="a.b"), holding("", port=8443))
-    assert result.error == "its host is empty:8443, where images are at a.b"
+    assert result.error == f"its host is empty:8443, and not a.b; {REWRITE}"
 
 
 def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ REFUSED = {
         "[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n",
         ", [x]: profile and aws_conn_id are two",
     ),
-    "conn id": ("[a b]\n", ", [a b]: conn id 'a b': Airflow takes 1 to 200"),
+    "conn id": ("[a b]\n", ", [a b]: conn id 'a b': it must be 1 to 200"),
     "placeholder": (
         "[e_{region}]\n",
         ", [e_{region}]: a section is a connection id, without placeholders",

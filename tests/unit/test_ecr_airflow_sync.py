@@ -95,7 +95,7 @@ def test_a_failure_has_all_results_and_what_is_still_held(
     assert statuses(caught.value.results) == ["failed", "failed", "written"]
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"one: {NO}; the token written there at ")
-    assert first.endswith(" is valid for 11 h more")
+    assert first.endswith(" is valid for 12 h more")
     assert second == f"two: {NO}"
     assert caught.value.results[0].expires_at
     aws.faults.clear()

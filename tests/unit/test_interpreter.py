@@ -9,16 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
 from _ecr_airflow_sync import interpreter
-from _ecr_airflow_sync.airflow_syntax import Request
+from _ecr_airflow_sync.airflow_syntax import Command
 from _ecr_airflow_sync.errors import StepFailed
-from _ecr_airflow_sync.interpreter import run_interpreter
+from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
 WriteScript = Callable[..., str]
+PROGRAM = "describe_airflow.py"
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,18 @@ def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(folder))
 
 
-def fail_to_greet(command: str, timeout: float = 30) -> str:
-    """Why no greeting comes."""
+def fail_to_start(command: str, timeout: float = 30) -> str:
+    """Why it answers nothing."""
     with pytest.raises(StepFailed) as caught, run_interpreter(command, timeout) as it:
-        it.greet()
+        it.execute(PROGRAM)
     return str(caught.value)
+
+
+def describe(process: Interpreter) -> dict[str, Any]:
+    """What it answers first in a run."""
+    last_line = process.execute(PROGRAM).output.splitlines()[-1]
+    facts: dict[str, Any] = json.loads(last_line)
+    return facts
 
 
 def is_alive(pid: int) -> bool:
@@ -57,17 +65,17 @@ def wait_for_end(*pids: int) -> None:
 
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    assert fail_to_greet(f"{tmp_path}/sudo airflow") == (
+    assert fail_to_start(f"{tmp_path}/sudo airflow") == (
         f"cannot run {tmp_path}/sudo: No such file or directory; check --airflow, PATH"
     )
     (tmp_path / "sudo").touch(0o644)
-    assert fail_to_greet(f"{tmp_path}/sudo airflow") == (
+    assert fail_to_start(f"{tmp_path}/sudo airflow") == (
         f"cannot run {tmp_path}/sudo: Permission denied; check --airflow, PATH"
     )
 
 
 def test_a_script_that_is_not_there(tmp_path: Path) -> None:
-    told = fail_to_greet(f"{tmp_path}/airflow")
+    told = fail_to_start(f"{tmp_path}/airflow")
     assert told.startswith(f"{tmp_path}/airflow: ")
     assert told.endswith(" (exit status 127)")
 
@@ -76,7 +84,7 @@ def test_a_script_that_is_no_python(tmp_path: Path) -> None:
     script = tmp_path / "airflow"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
-    told = fail_to_greet(str(script))
+    told = fail_to_start(str(script))
     assert f"{script} is no Python script" in told
     assert told.endswith(" (exit status 126)")
 
@@ -84,15 +92,14 @@ def test_a_script_that_is_no_python(tmp_path: Path) -> None:
 def test_a_prefix_comes_before_it(write_script: WriteScript) -> None:
     script = write_script("import os; print(os.environ['TEAM'])")
     with run_interpreter(f"env 'TEAM=a b' {script}", 30) as process:
-        process.greet()
-        (outcome,) = process.ask(Request([[]]))
+        outcome = process.run(Command([]))
     assert outcome.output == "a b\n"
 
 
 # --- the conversation ---
 
 
-def test_a_greeting_and_answers(write_script: WriteScript) -> None:
+def test_answers(write_script: WriteScript) -> None:
     script = write_script("""\
 import sys
 if "bytes" in sys.argv:
@@ -101,9 +108,10 @@ print(sys.argv[1:])
 sys.exit(len(sys.argv))
 """)
     with run_interpreter(script, 30) as process:
-        assert process.greet()["script"] == script
-        first, second = process.ask(Request([["a", "b c"], ["\u00e9"]]))
-        (third,) = process.ask(Request([["bytes"]]))
+        assert describe(process)["script"] == script
+        first = process.run(Command(["a", "b c"]))
+        second = process.run(Command(["\u00e9"]))
+        third = process.run(Command(["bytes"]))
     assert (first.status, first.output) == (3, "['a', 'b c']\n")
     assert (second.status, second.output) == (2, "['\u00e9']\n")
     assert (third.status, third.output) == (2, "\ufffd['bytes']\n")
@@ -114,28 +122,25 @@ def test_a_file_of_any_size(write_script: WriteScript) -> None:
     content = {"a": "x" * 1_000_000}
     size = len(json.dumps(content))
     with run_interpreter(script, 30) as process:
-        process.greet()
-        (outcome,) = process.ask(Request([["import"]], content))
+        outcome = process.run(Command(["import"], content))
     assert outcome.output == f"{size}\n"
 
 
-def test_a_request_may_be_under_way(write_script: WriteScript) -> None:
+def test_an_import_may_be_under_way(write_script: WriteScript) -> None:
     script = write_script("print(__name__)")
-    request = Request([["version"]])
     with run_interpreter(script, 30) as process:
-        process.greet()
-        process.send(request, run_name="imported")
-        (outcome,) = process.receive(request)
+        process.start_import()
+        outcome = process.finish_import()
     assert outcome.output == "imported\n"
 
 
-def test_what_is_printed_before_the_greeting(write_script: WriteScript) -> None:
+def test_what_is_printed_before_any_answer(write_script: WriteScript) -> None:
     """As a prefix may, with words that look like an answer."""
     script = write_script("print('hello')")
     chatty = 'sh -c \'echo welcome; printf half; exec "$0" "$@"\''
     with run_interpreter(f"{chatty} {script}", 30) as process:
-        assert process.greet()["script"] == script
-        (outcome,) = process.ask(Request([[]]))
+        assert describe(process)["script"] == script
+        outcome = process.run(Command([]))
     assert outcome.output == "hello\n"
 
 
@@ -153,19 +158,18 @@ def test_what_is_printed_before_the_greeting(write_script: WriteScript) -> None:
     ],
     ids=["last words", "silent", "a connection", "a secret"],
 )  # fmt: skip
-def test_an_end_before_the_greeting(words: str, told: str) -> None:
+def test_an_end_before_any_answer(words: str, told: str) -> None:
     command = f"sh -c {shlex.quote(words)} airflow"
-    assert fail_to_greet(command) == f"{command}: {told}"
+    assert fail_to_start(command) == f"{command}: {told}"
 
 
 def test_an_end_in_the_middle(write_script: WriteScript) -> None:
     """Then no answer comes any more, and nobody waits for one."""
     script = write_script("import os; print('bye', flush=True); os._exit(3)")
     with run_interpreter(script, 30) as process:
-        process.greet()
         for _ in range(2):
             with pytest.raises(StepFailed) as caught:
-                process.ask(Request([["a"], ["b"]]))
+                process.run(Command(["a"]))
             assert str(caught.value) == f"{script}: bye (exit status 3)"
 
 
@@ -179,10 +183,8 @@ print("no luck", flush=True)
 os._exit(3)
 """)
     began = time.monotonic()
-    with run_interpreter(script, 30) as process:
-        process.greet()
-        with pytest.raises(StepFailed) as caught:
-            process.ask(Request([[]]))
+    with run_interpreter(script, 30) as process, pytest.raises(StepFailed) as caught:
+        process.run(Command([]))
     assert str(caught.value) == f"{script}: no luck (exit status 3)"
     assert time.monotonic() - began < 15
     wait_for_end(int((tmp_path / "pid").read_text()))
@@ -193,13 +195,13 @@ os._exit(3)
     ["sleep 60 #", "yes #"],
     ids=["silent", "chatty"],
 )
-def test_a_deadline_before_the_greeting(prefix: str) -> None:
+def test_a_deadline_before_any_answer(prefix: str) -> None:
     command = f"sh -c '{prefix}' airflow"
     began = time.monotonic()
-    told = fail_to_greet(command, timeout=0.3)
+    told = fail_to_start(command, timeout=0.3)
     assert time.monotonic() - began < 10
-    assert told.startswith(f"{command}: ")
-    assert " 0.3 s " in told
+    why = "killed after 0.3 s, while starting; see --timeout"
+    assert told == f"{command}: {why}"
 
 
 def test_an_exception_ends_it_and_its_children(
@@ -216,8 +218,7 @@ time.sleep(60)
 
     def interrupt() -> None:
         with run_interpreter(script, 30) as process:
-            process.greet()
-            process.send(Request([[]]))
+            process.start_import()
             while not pids.exists() or not pids.read_text().endswith("\n"):
                 time.sleep(0.01)
             raise KeyboardInterrupt
@@ -234,7 +235,7 @@ def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(interpreter, "GRACE", 0.1)
     deaf = "sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' airflow"
     began = time.monotonic()
-    assert " 0.2 s " in fail_to_greet(deaf, timeout=0.2)
+    assert "killed after 0.2 s" in fail_to_start(deaf, timeout=0.2)
     assert time.monotonic() - began < 15
 
 
@@ -245,7 +246,7 @@ def test_it_is_not_killed_while_it_ends(
     script = write_script("print('hello')")
     slow = f'sh -c \'"$0" "$@"; sleep 0.2; touch {done}\''
     with run_interpreter(f"{slow} {script}", 30) as process:
-        process.greet()
+        process.execute(PROGRAM)
     assert done.exists()
     assert os.listdir(tmp_path / "tmp") == []
 
@@ -253,6 +254,5 @@ def test_it_is_not_killed_while_it_ends(
 def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
     script = write_script("import sys; print(sys.executable)")
     with run_interpreter(script, 30) as process:
-        process.greet()
-        (outcome,) = process.ask(Request([[]]))
+        outcome = process.run(Command([]))
     assert outcome.output == f"{sys.executable}\n"

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import click
@@ -15,6 +16,8 @@ from _ecr_airflow_sync.model import FoundAirflow, Result, Run
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 
 FOUND = FoundAirflow("/opt/bin/airflow", "2.11.2", "AIRFLOW_HOME /srv", "import")
+# click.echo takes the colours out where stdout is no terminal.
+RED, RESET = "\x1b[31m", "\x1b[0m"
 UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
@@ -32,8 +35,8 @@ def test_a_line_for_airflow_and_one_for_each_connection() -> None:
     assert format_text(Run(results, FOUND)).splitlines() == [
         "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import",
         "docker_default  planned  a.example",
-        "b               failed",
-        "c               wrong host",
+        f"b               {RED}failed{RESET}",
+        f"c               {RED}wrong host{RESET}",
     ]
 
 
@@ -46,28 +49,55 @@ def test_no_airflow() -> None:
     ]
     assert format_text(Run([fresh, failed])).splitlines() == [
         "a  fresh    a.example",
-        "b  failed",
+        f"b  {RED}failed{RESET}",
     ]
 
 
 @pytest.mark.parametrize(
     ("left", "told"),
     [
-        (timedelta(hours=12), "12 h 0 min"),
-        (timedelta(hours=11, minutes=59, seconds=45), "12 h 0 min"),
-        (timedelta(minutes=59, seconds=10), "0 h 59 min"),
-        (timedelta(seconds=20), "no more"),
-        (timedelta(days=-1), "no more"),
-        (timedelta(days=2), "48 h 0 min"),
+        (timedelta(hours=12), "until %H:%M UTC (12 h)"),
+        (timedelta(hours=11, minutes=59, seconds=45), "until %H:%M UTC (12 h)"),
+        (timedelta(hours=11, minutes=59), "until %H:%M UTC (11 h)"),
+        (timedelta(hours=1, seconds=20), "until %H:%M UTC (1 h)"),
+        (timedelta(minutes=59, seconds=10), "until %H:%M UTC (59 min)"),
+        (timedelta(seconds=20), "until %H:%M UTC (0 min)"),
+        (timedelta(seconds=-1), "expired at %Y-%m-%d %H:%M UTC"),
+        (timedelta(days=-1), "expired at %Y-%m-%d %H:%M UTC"),
+        (timedelta(days=2), "until %Y-%m-%d %H:%M UTC (48 h)"),
     ],
     ids=str,
 )
 def test_how_long_a_token_is_valid(left: timedelta, told: str) -> None:
     result = ending_in(left)
     assert result.expires_at
-    until = result.expires_at.strftime("%Y-%m-%d %H:%M UTC")
     line = format_text(Run([result], FOUND)).splitlines()[1]
-    assert line == f"a  written  a.example, valid for {told}, until {until}"
+    assert line == f"a  written  a.example, {result.expires_at.strftime(told)}"
+
+
+def test_remarks() -> None:
+    """On the method, and on what a dry run found."""
+    found = replace(FOUND, remark="not in one transaction")
+    result = Result("a", "planned", host="a.example", remark="new")
+    assert format_text(Run([result], found)).splitlines() == [
+        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import (not in one "
+        "transaction)",
+        "a  planned  a.example, new",
+    ]
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_no_colour_for_whoever_wants_none(
+    monkeypatch: pytest.MonkeyPatch, no_color: bool
+) -> None:
+    """In a terminal, which a StringIO plays."""
+    printed = io.StringIO()
+    monkeypatch.setattr(printed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setenv("NO_COLOR", "1" if no_color else "")
+    print_report(click.style("failed", fg="red"))
+    told = "failed" if no_color else f"{RED}failed{RESET}"
+    assert printed.getvalue() == f"{told}\n"
 
 
 def test_the_document() -> None:

@@ -18,7 +18,7 @@ from _ecr_airflow_sync.targets import (
 
 A, B = "111111111111", "222222222222"
 RULE = (
-    "Airflow takes 1 to 200 letters, digits, underscores, dashes (not in front) and "
+    "it must be 1 to 200 ASCII letters, digits, underscores, dashes (not in front) and "
     "dots (not two in a row)"
 )
 NO_ACCOUNT = "is not an account id of twelve digits"
@@ -105,7 +105,7 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ),
     *(
         ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
-        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "x" * 201)
+        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201)
     ),
     *(
         ({"host": host}, f"host {host!r} {NO_HOST}")
@@ -144,6 +144,16 @@ def test_what_is_refused(fields: dict[str, str], error: str) -> None:
     assert str(caught.value) == error
 
 
+@pytest.mark.parametrize("region", ["x y", "x,y", "x\n"])
+def test_two_regions_in_one(region: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate_target(Target(region=region))
+    assert str(caught.value) == (
+        f"region {region!r} is not one region: give one -r each (in a file, a section "
+        "each)"
+    )
+
+
 def test_an_empty_region_beside_another() -> None:
     with pytest.raises(UsageError) as caught:
         combine_targets(Target("x_{region}"), ["", "eu-west-1"], [])
@@ -168,9 +178,41 @@ def test_repetitions_are_one_target() -> None:
     assert conn_ids == ["public", A]
 
 
-def test_no_connection_is_asked_for_twice() -> None:
-    with pytest.raises(UsageError, match="overwrite each other"):
-        validate_targets([Target("a", "x"), Target("b"), Target("a", "y")])
+@pytest.mark.parametrize(
+    ("conn_ids", "error"),
+    [
+        (
+            ["a", "b", "a"],
+            "2 connections would both be a: give --conn-id 'ecr_{registry}_{region}'",
+        ),
+        (
+            ["a", "a", "a"],
+            "3 connections would all be a: give --conn-id 'ecr_{registry}_{region}'",
+        ),
+        (
+            ["a", "b", "A"],
+            "a and A differ in capitals only, and MySQL takes them for one "
+            "connection: rename one",
+        ),
+    ],
+    ids=["twice", "three times", "capitals"],
+)
+def test_no_connection_is_asked_for_twice(conn_ids: list[str], error: str) -> None:
+    regions = ["x", "y", "z"]
+    targets = [Target(conn_id, region) for conn_id, region in zip(conn_ids, regions)]
+    with pytest.raises(UsageError) as caught:
+        validate_targets(targets)
+    assert str(caught.value) == error
+
+
+def test_no_token_replaces_the_credentials() -> None:
+    builder = Target("Builder", "x", aws_conn_id="builder")
+    with pytest.raises(UsageError) as caught:
+        validate_targets([builder])
+    assert str(caught.value) == (
+        "builder holds AWS credentials, which the token would replace: give another "
+        "connection id than that of aws_conn_id"
+    )
 
 
 @settings(max_examples=100, deadline=None)

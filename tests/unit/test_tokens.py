@@ -234,7 +234,10 @@ def test_no_credentials_of_somebody_else(aws: EcrStandIn) -> None:
     target = Target(region=US, aws_conn_id="gone")
     credentials = {"gone": ConnectionMissing("Connection not found")}
     failure = fetch_tokens([target], credentials)[target]
-    assert str(failure) == "aws_conn_id gone: Connection not found"
+    assert str(failure) == (
+        "aws_conn_id gone: Airflow has no such connection; check the id, or create it, "
+        "with AWS credentials"
+    )
     assert aws.calls == []
 
 
