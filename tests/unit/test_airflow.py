@@ -48,6 +48,15 @@ def _own_folder(
             'airflow command "\'airflow": No closing quotation',
         ),
         (
+            {"command": "/opt/bin/python -m airflow"},
+            "airflow command '/opt/bin/python -m airflow': give the script, "
+            "/opt/bin/airflow",
+        ),
+        (
+            {"command": "-m airflow"},
+            "airflow command '-m airflow': give the script, airflow",
+        ),
+        (
             {"method": "add"},
             "method 'add' is none of auto, import, delete-add",
         ),
@@ -62,7 +71,17 @@ def _own_folder(
             "Airflow version 'latest' is not of the form X.Y.Z",
         ),
     ],
-    ids=["blank", "quote", "method", "no time", "two weeks", "no number", "version"],
+    ids=[
+        "blank",
+        "quote",
+        "module",
+        "module alone",
+        "method",
+        "no time",
+        "two weeks",
+        "no number",
+        "version",
+    ],
 )
 def test_what_cannot_be_meant(fields: dict[str, Any], error: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -167,6 +168,32 @@ def test_what_cannot_be_read(path: Path, place: str, why: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_config(str(wrong), Target())
     assert str(caught.value) == f"{wrong}: {why}"
+
+
+def test_a_folder_that_everyone_may_write(path: Path) -> None:
+    """Unless it is sticky: then nobody can replace the file of another."""
+    path.write_text("[x]\n")
+    path.parent.chmod(0o777)
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    assert str(caught.value) == (
+        f"{path}: everyone may write its folder {path.parent}; chmod o-w "
+        f"'{path.parent}'"
+    )
+    path.parent.chmod(0o1777)
+    assert len(read_config(str(path), Target())) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file away")
+@pytest.mark.parametrize(
+    ("user", "name"), [(1, "daemon"), (12345678, "12345678")], ids=["known", "unknown"]
+)
+def test_a_file_of_another_user(path: Path, user: int, name: str) -> None:
+    path.write_text("[x]\n")
+    os.chown(path, user, -1)
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path), Target())
+    assert str(caught.value) == f"{path}: its owner is {name}; chown root '{path}'"
 
 
 def test_a_long_error_is_cut(path: Path) -> None:

@@ -83,6 +83,66 @@ def test_a_dry_run_changes_nothing(airflow: FakeAirflow, tmp_path: Path) -> None
     assert list(tmp_path.rglob("written.json")) == []
 
 
+def test_a_dry_run_tells_what_is_there(airflow: FakeAirflow) -> None:
+    airflow.store.write_text(
+        json.dumps({"one": {"conn_type": "docker"}, "two": {"conn_type": "http"}})
+    )
+    three = [ONE, TWO, replace(ONE, conn_id="three")]
+    with pytest.raises(SyncError, match=r"^two: there is a connection of") as caught:
+        ecr_airflow_sync.sync(three, there(airflow), dry_run=True)
+    told = [(result.status, result.remark) for result in caught.value.results]
+    assert told == [
+        ("planned", "replaces the one there"),
+        ("failed", ""),
+        ("planned", "new"),
+    ]
+    results = ecr_airflow_sync.sync([TWO], there(airflow), dry_run=True, replace=True)
+    assert results[0].remark == "replaces the one there"
+
+
+def test_somebody_elses_connection_is_replaced_only_if_asked(
+    airflow: FakeAirflow,
+) -> None:
+    theirs = {"conn_type": "http", "host": "example.com"}
+    airflow.store.write_text(json.dumps({"one": theirs}))
+    with pytest.raises(SyncError, match=r"^one: there is a connection of") as caught:
+        ecr_airflow_sync.sync([ONE, TWO], there(airflow))
+    assert statuses(caught.value.results) == ["failed", "written"]
+    assert airflow.connections()["one"] == theirs
+    ecr_airflow_sync.sync([ONE], there(airflow), replace=True)
+    assert airflow.connections()["one"]["conn_type"] == "docker"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        ("rolled back", "RuntimeError: server closed the connection unexpectedly"),
+        ("commit fails", "IntegrityError: the server closed the connection"),
+    ],
+)
+def test_a_transaction_that_fails_leaves_what_was_there(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, trouble: str, error: str
+) -> None:
+    there_before = {"one": {"conn_type": "docker"}}
+    airflow.store.write_text(json.dumps(there_before))
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", trouble)
+    with pytest.raises(SyncError, match=error):
+        ecr_airflow_sync.sync(
+            [ONE], Airflow(str(airflow.script), timeout=30, method="delete-add")
+        )
+    assert airflow.connections() == there_before
+
+
+def test_where_no_transaction_can_be_it_is_written_all_the_same(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "no shared session")
+    with_two_commands = Airflow(str(airflow.script), timeout=30, method="delete-add")
+    results = ecr_airflow_sync.sync([ONE], with_two_commands)
+    assert statuses(results) == ["written"]
+    assert list(airflow.connections()) == ["one"]
+
+
 def test_a_failure_has_all_results_and_what_is_still_held(
     airflow: FakeAirflow, aws: EcrStandIn
 ) -> None:

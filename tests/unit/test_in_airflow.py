@@ -163,6 +163,36 @@ def test_a_transaction(
     assert after == Outcome(0, "hello commit\ncommit\nclose\n")
 
 
+def test_what_each_command_does_again_is_spared(
+    settings: Path, script: Path, interpreter: Interpreter
+) -> None:
+    """The look for migrations in 2.x, the parser of the whole command line in 1.10."""
+    package = settings.parent
+    for folder in ("utils", "bin"):
+        (package / folder).mkdir()
+        (package / folder / "__init__.py").touch()
+    (package / "utils/db.py").write_text(
+        "def check_and_run_migrations(): print('migrations')\n"
+    )
+    (package / "bin/cli.py").write_text(
+        "class CLIFactory:\n"
+        "    @classmethod\n"
+        "    def get_parser(cls): print('parser')\n"
+    )
+    script.write_text(f"""#!{sys.executable}
+from airflow.bin.cli import CLIFactory
+from airflow.utils import db
+db.check_and_run_migrations()
+CLIFactory.get_parser()
+""")
+    said = []
+    for _ in range(3):
+        said.append(interpreter.run(Command([])).output)
+        interpreter.execute("transaction.py", "begin")
+        interpreter.execute("transaction.py", "commit")
+    assert said == ["migrations\nparser\n", "parser\n", ""]
+
+
 def test_sessions_that_are_not_shared(settings: Path, interpreter: Interpreter) -> None:
     settings.write_text(SETTINGS.replace("shared = True", "shared = False"))
     outcome = interpreter.execute("transaction.py", "begin")

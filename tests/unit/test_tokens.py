@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import threading
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,6 +253,43 @@ def test_an_answer_that_does_not_come(
     monkeypatch.setattr(tokens, "PATIENCE", 0.2)
     aws.faults[US] = Fault(delay=2)
     assert str(fetch(MINE)) == f"ECR gave no whole answer; {LATER}"
+
+
+def test_a_program_that_gives_no_credentials(
+    aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is ended, with what it has started; the profile that has it is named."""
+    pids = tmp_path / "pids"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nsleep 60 &\necho $$ $! >{pids}\nwait\n")
+    program.chmod(0o755)
+    (tmp_path / "config").write_text(
+        f"[profile slow]\ncredential_process = {program}\n"
+        "[profile role]\nrole_arn = arn:aws:iam::111111111111:role/pull\n"
+        "source_profile = slow\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr(tokens, "PATIENCE", 2)
+    failure = fetch(Target(region=US, profile="role"))
+    assert str(failure) == (
+        "no AWS credentials came: the credential_process of the profile slow gave none "
+        "in 2 s; run it by hand, as this user"
+    )
+    deadline = time.monotonic() + 10
+    for pid in map(int, pids.read_text().split()):
+        while is_alive(pid):
+            assert time.monotonic() < deadline, "a program outlives the run"
+            time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return listed.stdout.strip()[:1] not in ("", "Z")
 
 
 leaves = (
