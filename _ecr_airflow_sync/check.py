@@ -23,6 +23,7 @@ from .masking import mask
 from .model import (
     PUBLIC,
     PUBLIC_HOST,
+    SUFFIXES,
     UTC_FORMAT,
     HeldConnection,
     Result,
@@ -37,18 +38,6 @@ log = logging.getLogger("ecr_airflow_sync")
 
 PATIENCE = 180.0  # seconds for all registries to answer
 ANSWER_WITHIN = 10.0  # seconds for one to say something
-
-# The suffixes of registry hosts, by partition: aws and GovCloud, China, European
-# sovereign, and the isolated ones.
-SUFFIXES = (
-    "amazonaws.com",
-    "amazonaws.com.cn",
-    "amazonaws.eu",
-    "c2s.ic.gov",
-    "sc2s.sgov.gov",
-    "cloud.adc-e.uk",
-    "csp.hci.ic.gov",
-)
 CHECK_CA = (
     "check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and this "
     "host's clock"

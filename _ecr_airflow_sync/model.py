@@ -10,6 +10,17 @@ from typing import Any, Literal, Mapping
 DEFAULT_CONN_ID = "docker_default"
 PUBLIC = "public"  # stands for ECR Public wherever a registry id may stand
 PUBLIC_HOST = "public.ecr.aws"
+# The suffixes of registry hosts, by partition: aws and GovCloud, China, European
+# sovereign, and the isolated ones.
+SUFFIXES = (
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "amazonaws.eu",
+    "c2s.ic.gov",
+    "sc2s.sgov.gov",
+    "cloud.adc-e.uk",
+    "csp.hci.ic.gov",
+)
 WRITTEN_BY = "written by ecr-airflow-sync"
 UTC_FORMAT = "%Y-%m-%d %H:%M UTC"
 

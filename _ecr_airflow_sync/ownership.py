@@ -6,13 +6,12 @@ import re
 from typing import Iterable, Mapping
 
 from .errors import Held
-from .model import PUBLIC_HOST, WRITTEN_BY, Connection, HeldConnection
+from .model import PUBLIC_HOST, SUFFIXES, WRITTEN_BY, Connection, HeldConnection
 
 # ECR's registries, by their plain, FIPS and dual-stack names, in every partition.
-ECR_HOST = re.compile(
-    r"(https?://)?"
-    rf"([0-9]{{12}}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+(\.[a-z0-9-]+)+|{re.escape(PUBLIC_HOST)})/?"
-)
+_SUFFIX = "|".join(map(re.escape, (*SUFFIXES, "on.aws")))
+_PRIVATE = rf"[0-9]{{12}}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.({_SUFFIX})"
+ECR_HOST = re.compile(rf"(https?://)?({_PRIVATE}|{re.escape(PUBLIC_HOST)})/?")
 
 
 def find_foreign(
