@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import MODULE, Command, FakeAirflow, processes
+from conftest import MODULE, Command, FakeAirflow
 from ecr_stand_in import ACCOUNT, EcrStandIn, Fault
 from registry_stand_in import RegistryStandIn, Trouble
+from watcher import processes
 
 Place = Callable[..., FakeAirflow]
 A, B = "111111111111", "222222222222"
