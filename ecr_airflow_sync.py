@@ -3,9 +3,8 @@
 A token dies after twelve hours, and with it the connection that DockerOperator logs in
 with. This command asks ECR for new ones, and has Airflow's own command line write them.
 Data flows one way: targets (what is asked for), tokens (what ECR grants), connections
-(what Airflow is to hold), results (what became of them). The rooms are in
-_ecr_airflow_sync/, one for each step; this file is the command, and what Python callers
-import.
+(what Airflow is to hold), results (what became of them). Each step has a file in
+_ecr_airflow_sync/; this one is the command, and what Python callers import.
 """
 
 # /// script

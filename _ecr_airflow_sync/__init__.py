@@ -1,1 +1,1 @@
-"""The rooms behind the command ecr-airflow-sync. Private: import ecr_airflow_sync."""
+"""The steps behind the command ecr-airflow-sync. Private: import ecr_airflow_sync."""

@@ -90,7 +90,7 @@ def explain_aws_error(error: Exception, region: str) -> str:
     Of botocore's ClientError only AWS's own words are taken: the rest quotes the signed
     request.
     """
-    service = "STS" if _get_operation(error) == "AssumeRole" else "ECR"
+    service = "STS" if _get_operation(error).startswith("AssumeRole") else "ECR"
     where = f"{service} in {region}" if region else service
     next_step = advise(_name_error(error), ADVICE)
     told = "; ".join(filter(None, [_quote(error), next_step]))

@@ -64,7 +64,7 @@ def _format_until(expires_at: datetime) -> str:
 
 
 def format_json(run: Run) -> str:
-    """The document that README's "As JSON" describes."""
+    """The document that docs/options.md, "The report as JSON", describes."""
     found = run.airflow
     document = {
         "airflow": {

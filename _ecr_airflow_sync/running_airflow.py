@@ -118,15 +118,16 @@ class RunningAirflow:
     def _try_again(
         self, connections: Sequence[Connection], failures: dict[str, Failure]
     ) -> None:
-        """Another host may have been in the way, or one connection of the others.
+        """Write those alone, once more, that an error stopped.
 
-        What was refused without an error, would be again.
+        Another host may have been in the way, or another connection of the same import.
+        What Airflow refused without an error, it would refuse again.
         """
         for connection in connections:
             failure = failures.get(connection.conn_id)
-            had_error = isinstance(failure, Outcome) and failure.status != 0
-            if had_error and not self._write_together([connection]):
+            if isinstance(failure, Outcome) and failure.status != 0:
                 del failures[connection.conn_id]
+                failures.update(self._write_together([connection]))
 
     def _write_together(self, connections: Sequence[Connection]) -> dict[str, Failure]:
         """Returns what went wrong, by the connection's id."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timezone
 from functools import partial
 from typing import Any, Iterable, Mapping, Sequence, Tuple, Union
@@ -51,16 +51,17 @@ def fetch_tokens(
 
 
 def _plan_calls(targets: Iterable[Target]) -> list[Call]:
-    alike: dict[tuple[object, ...], list[Target]] = {}
+    alike: dict[Target, list[Target]] = {}
     for target in targets:
         named = target.registry not in (None, PUBLIC)
-        key = (
-            target.profile,
-            target.role_arn,
-            target.external_id,
-            target.aws_conn_id,
-            target.region,
-            "named" if named else target.registry,
+        # All but what makes no difference to the call: so a new field of the identity
+        # cannot be forgotten here.
+        key = replace(
+            target,
+            conn_id="",
+            host=None,
+            extra=None,
+            registry="named" if named else target.registry,
         )
         alike.setdefault(key, []).append(target)
     calls: list[Call] = []
