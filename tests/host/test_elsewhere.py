@@ -250,7 +250,7 @@ def test_what_docker_says(contained: Asker) -> None:
         ),
         (
             "docker exec -i worker nothing",
-            "not found, with PATH /opt/airflow/bin:/bin; name the",
+            "not found, with PATH /opt/airflow/bin:/bin (cron's is short); ",
         ),
     ):
         status, told = contained.run(airflow, "--quiet")

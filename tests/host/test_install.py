@@ -208,7 +208,7 @@ def test_a_wrong_value_is_told_and_a_right_one_takes_its_place(host: Host) -> No
     install = f"umask 077; sudo {IN_SHARE} install {VALUES}"
     status, told = host.attempt(f"{install} AIRFLOW=/opt/nowhere/airflow")
     assert status == 1
-    assert "docker_default: /opt/nowhere/airflow: not found" in told
+    assert "docker_default: /opt/nowhere/airflow: no such script" in told
     mend = f"mend what it says, in {DEFAULT}, and run this again."
     assert told.endswith(f"\nInstalled, but that failed: {mend}\n")
     assert f"docker_default  planned  {HOST}" in host.run(install)
