@@ -212,7 +212,7 @@ class Interpreter:
     def _explain_end(self, printed: bytes, deadline: float) -> StepFailed:
         if time.monotonic() >= deadline:
             why = f"killed after {self._timeout:g} s, while {self._doing}"
-            return TimedOut(f"{self._command}: {why}; see --timeout")
+            return TimedOut(mask(f"{self._command}: {why}; see --timeout"))
         self._has_ended(GRACE)
         text = printed.decode("utf-8", "replace")
         # What `connections get` prints begins with [{, and holds secrets.

@@ -104,6 +104,7 @@ def test_airflow_makes_its_folders_for_all_who_read_its_logs(worker: Worker) -> 
 
 def test_what_only_this_command_may_read(worker: Worker) -> None:
     """Its state, and what it has in memory; and a core dump, which would hold the token, of nobody."""
+    worker.machine.run("rm", "-rf", f"/var/lib/{SYNC}")
     worker.configure(ECR_AIRFLOW_SYNC_RENEW_BEFORE="6h")
     worker.ecr.faults["us-east-1"] = Fault(delay=2, times=1)
     worker.machine.run("systemctl", "start", "--no-block", SERVICE)
