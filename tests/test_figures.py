@@ -19,6 +19,7 @@ from conftest import INSTALLED, MODULE, ROUNDS, Command, FakeAirflow, RealAirflo
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]
 pytestmark = pytest.mark.figures
+SLACK = float(os.environ.get("SLACK", "1"))
 TEN = [
     "--region=us-east-1",
     *(f"--registry={n:012}" for n in range(10)),
@@ -39,7 +40,7 @@ def assert_ratio(
 
     SLACK=1.25 lets the bars be missed by a quarter, as on a machine that others use too.
     """
-    bar *= float(os.environ.get("SLACK", "1"))
+    bar *= SLACK
     other(), ours()  # to warm up
     for _ in range(3):
         pairs = [(seconds(ours), seconds(other)) for _ in range(ROUNDS)]
@@ -148,14 +149,21 @@ def test_help_is_quick() -> None:
 
 
 def test_a_run_with_nothing_due(sync: Command, real: Real, tmp_path: Path) -> None:
+    """Little more than Python and Click take to start."""
     real("2.11.2")
     sync.env["STATE_DIRECTORY"] = str(tmp_path / "state")
+    succeed(sync, "-r", "us-east-1")()
     rests = succeed(sync, "-r", "us-east-1", "--renew-before", "6h")
-    writes = succeed(sync, "-r", "us-east-1", "--renew-before", "6h", "--force")
-    assert_ratio("2.11.2, nothing due to writing", rests, writes, 1 / 20)
-    found = median(seconds(rests) for _ in range(9))
-    print(f"\nnothing due: {found:.3f} s")
-    assert found <= 0.25
+    import_click = [sys.executable, "-c", "import click"]
+
+    def start_click() -> None:
+        subprocess.run(import_click, env=sync.env, check=True)
+
+    pairs = [(seconds(rests), seconds(start_click)) for _ in range(15)]
+    extra = median(ours - click for ours, click in pairs)
+    click = median(click for _, click in pairs)
+    print(f"\nnothing due: {extra:.3f} s more than Click's start, {click:.3f} s")
+    assert extra <= 0.08 * SLACK
 
 
 def test_airflowctl_to_a_bare_import(
