@@ -145,3 +145,55 @@ def test_a_check_that_cannot_look_says_so(
 
 
 URLS = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__SQL_ALCHEMY_CONN")
+
+
+def test_the_old_connection_stands_when_time_runs_out(
+    sync: Command, fake: Place
+) -> None:
+    """Between delete and add."""
+    airflow = fake("2.5.3", "slow add")
+    airflow.store.write_text('{"docker_default": {}}')
+    ran = sync("-r", "us-east-1", "-q", "--timeout", "3", FAKE_AIRFLOW_SLOW="60")
+    assert ran.status == 1
+    assert "killed after 3 s, while running connections delete;" in ran.stderr
+    assert airflow.connections() == {"docker_default": {}}
+
+
+def test_the_old_connection_stands_with_a_malformed_fernet_key(
+    sync: Command, real: Callable[[str], RealAirflow], ecr: EcrStandIn
+) -> None:
+    """Airflow 1.10 can then delete, but not add."""
+    airflow = real("1.10.15")
+    assert sync("-r", "us-east-1").status == 0
+    ran = sync("-r", "us-east-1", "-q", AIRFLOW__CORE__FERNET_KEY="nonsense=")
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    held = airflow.connection("docker_default") or {}
+    kept = held.pop("password") == ecr.tokens["us-east-1", ACCOUNT][0]
+    assert kept, "another token"
+
+
+def test_another_database_in_airflow_cfg_is_written(
+    sync: Command, fake: Place, tmp_path: Path
+) -> None:
+    fake()
+    (tmp_path / "airflow").mkdir()
+    settings = tmp_path / "airflow/airflow.cfg"
+    for database, status in (("one", "written"), ("one", "fresh"), ("two", "written")):
+        settings.write_text(
+            f"[database]\nsql_alchemy_conn = postgresql://{database}/a\n"
+        )
+        ran = sync("-r", "us-east-1", "--renew-before", "6h")
+        assert f"  {status}  " in ran.stdout
+
+
+def test_output_without_end_is_given_up(
+    sync: Command, fake: Place, tmp_path: Path
+) -> None:
+    airflow = fake()
+    chatty = tmp_path / "chatty"
+    chatty.write_text("#!/bin/sh\nyes\n")
+    chatty.chmod(0o755)
+    airflow_command = f"{chatty} {airflow.script}"
+    ran = sync("-r", "us-east-1", "-q", "--timeout", "2", "--airflow", airflow_command)
+    told = f"{airflow_command}: killed after 2 s, while starting; see --timeout\n"
+    assert (ran.status, ran.stderr) == (1, f"docker_default: {told}")
