@@ -47,7 +47,7 @@ coverage: export COVERAGE_FILE = $(abspath $(VENV))/coverage/data
 coverage: $(VENV)/ready
 	rm -rf $(VENV)/coverage && mkdir $(VENV)/coverage
 	$(BIN)/coverage run -m pytest tests/unit -n auto -q
-	$(BIN)/coverage combine --quiet
+	-$(BIN)/coverage combine --quiet  # a process that was killed leaves half a file
 	$(BIN)/coverage report --fail-under=95
 
 host: $(VENV)/ready
