@@ -10,11 +10,6 @@ from typing import Callable
 import pytest
 from conftest import ROOT, Command, FakeAirflow
 from ecr_stand_in import ACCOUNT, Call, EcrStandIn, Role
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
-from _ecr_airflow_sync.config_file import read_config
-from ecr_airflow_sync import Target, UsageError
 
 Place = Callable[..., FakeAirflow]
 A, B = "111111111111", "222222222222"
@@ -294,37 +289,3 @@ def test_the_example(
     assert (ran.status, ran.stderr) == (0, "")
     assert len({call.account for call in ecr.calls}) == 3
     assert ran.stdout.count("  written  ") == len(airflow.connections()) - 1
-
-
-lines = st.sampled_from(
-    ["[x]", "[y]", "[DEFAULT]", "region = us-east-1", f"registry = {A}", "extra = {", '  "a": 1}', "region", "= x",
-     "host = {registry}.x", "role_arn = r", "external_id = e", "  continued", "# note", "; note", "[", "]", "[]"]
-) | st.text(max_size=12)  # fmt: skip
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    st.lists(lines, max_size=8).map(
-        lambda some: "\n".join(some).encode("utf-8", "replace")
-    )
-    | st.binary(max_size=60)
-)
-@example(b"[x]\nextra = " + b"[" * 100_000)
-@example(b"[x]\r\nregion = a\r\n")
-@example(b"\xef\xbb\xbf[x]\n")
-@example(b"[DEFAULT]\n[x\n")
-def test_no_file_ends_in_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    path = Path(tmp_path_factory.getbasetemp(), "any.ini")
-    path.write_bytes(content)
-    path.chmod(0o600)
-    try:
-        targets = read_config(str(path), Target())
-    except UsageError as error:
-        told = str(error)
-    else:
-        told = str(path)
-        assert len({target.conn_id for target in targets}) == len(targets) > 0
-    assert "\n" not in told
-    assert told.startswith(str(path))

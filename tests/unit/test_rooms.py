@@ -84,7 +84,10 @@ STANDARD = {
 }
 OF_AIRFLOW = {"airflow", "airflow.bin.cli", "airflow.utils"}
 AWS = {"aws_errors", "identities", "tokens"}
-AIRFLOW = {"airflow", "airflow_errors", "airflow_syntax", "in_airflow", "interpreter"}
+AIRFLOW = {
+    *("airflow", "airflow_errors", "airflow_syntax", "running_airflow"),
+    *("describe_airflow", "in_airflow", "interpreter", "transaction"),
+}
 
 
 def list_imports(path: Path) -> set[str]:
