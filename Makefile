@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
-TESTS ?= tests
+E2E = tests/host/test_e2e.py
 
 .PHONY: help install uninstall demo test quick coverage host e2e faults figures bench lint package clean
 
@@ -35,13 +35,13 @@ $(VENV)/ready: setup.cfg
 	touch $@
 
 demo: $(VENV)/ready
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 test: coverage
-	$(BIN)/python -m pytest --ignore=tests/unit -m 'not figures and not host and not e2e' -n auto
+	$(BIN)/python -m pytest tests/command tests/airflow -n auto
 
 quick: $(VENV)/ready
-	$(BIN)/python -m pytest $(TESTS) -m 'not figures and not host and not e2e and not airflow' -n 4 -q
+	$(BIN)/python -m pytest tests/unit tests/command -n auto -q
 
 coverage: export COVERAGE_FILE = $(abspath $(VENV))/coverage/data
 coverage: $(VENV)/ready
@@ -51,19 +51,19 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage report --fail-under=95
 
 host: $(VENV)/ready
-	$(BIN)/python -m pytest -m host tests/host
+	$(BIN)/python -m pytest tests/host --ignore=$(E2E)
 
 e2e: $(VENV)/ready
-	$(BIN)/python -m pytest -m e2e -k '$(AIRFLOW)' tests/host
+	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)'
 
 faults: $(VENV)/ready
-	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/test_faults.py -n 2 --timeout=1800
+	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n 2 --timeout=1800
 
 figures: $(VENV)/ready
-	$(BIN)/python -m pytest -m figures -s -q
+	$(BIN)/python -m pytest benchmarks -s -q
 
 bench: $(VENV)/ready
-	$(BIN)/python tests/bench.py --svg examples/bench.svg
+	$(BIN)/python -m benchmarks.bench --svg examples/bench.svg
 
 $(VENV)/lint: $(VENV)/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[lint]'
@@ -72,7 +72,7 @@ $(VENV)/lint: $(VENV)/ready
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy ecr_airflow_sync.py _ecr_airflow_sync tests examples
+	$(BIN)/mypy ecr_airflow_sync.py _ecr_airflow_sync tests benchmarks examples
 	$(BIN)/shellcheck $$(git ls-files '*.sh') .ci/run
 
 package: $(VENV)/lint
@@ -82,7 +82,7 @@ package: $(VENV)/lint
 	$(PYTHON) -m venv --clear $(VENV)/wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)/wheel dist/*.whl
 	cd / && $(abspath $(VENV))/wheel/bin/ecr-airflow-sync --version
-	$(BIN)/python tests/installed.py $(VENV)/wheel/bin/ecr-airflow-sync
+	$(BIN)/python -m tests.support.installed $(VENV)/wheel/bin/ecr-airflow-sync
 
 clean:
 	rm -rf .venv* .envs build dist *.egg-info

@@ -17,12 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+from tests.support import airflows
+from tests.support.ecr_stand_in import EcrStandIn, Fault, environment
+from tests.support.registry_stand_in import RegistryStandIn
 
-import airflows  # noqa: E402
-from ecr_stand_in import EcrStandIn, Fault, environment  # noqa: E402
-from registry_stand_in import RegistryStandIn  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def newest_airflow() -> str:

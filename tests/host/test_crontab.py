@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import re
 import shutil
-from typing import Callable, Iterator
+from typing import Iterator
 
 import pytest
-from booted_systemd import Machine, wait_until
-from ecr_stand_in import Call, Fault
-from fake_docker import CALLS, FAKE_DOCKER, PRUNES
-from worker import ROOT, SYNC, Worker
 
-pytest_plugins = ["host_fixtures"]
+from tests.support.booted_systemd import Machine, wait_until
+from tests.support.cron import EXAMPLE, VARIABLES, cron
+from tests.support.ecr_stand_in import Call, Fault
+from tests.support.fake_docker import CALLS, FAKE_DOCKER, PRUNES
+from tests.support.worker import SYNC, Worker
+
 pytestmark = [
-    pytest.mark.host,
     pytest.mark.skipif(not shutil.which("cron", path="/usr/sbin"), reason="needs cron"),
     pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime"),
 ]
 
-EXAMPLE = (ROOT / "crontab.example").read_text()
-VARIABLES = re.findall(r"^[A-Z_]+=.*\n", EXAMPLE, re.MULTILINE)
 LINE, CRON_D, PRUNE = re.findall(r"^#?((?:[*\d/]+ ){5}.*\n)", EXAMPLE, re.MULTILINE)
 MAIL = "/mnt/mail"
-UNITS = (f"trial-cron-{number}" for number in itertools.count())
 
 # Plays sendmail as Debian's cron calls it, and refuses all else.
 SENDMAIL = f"""#!/bin/sh
@@ -43,22 +38,6 @@ def machine(worker: Worker) -> Iterator[Machine]:
     worker.machine.write(MAIL, "", 0o666)
     yield worker.machine
     worker.machine.run("sh", "-c", "rm -f /var/spool/cron/crontabs/* /etc/cron.d/*")
-
-
-@contextlib.contextmanager
-def cron(machine: Machine, at: str, speed: int = 1) -> Iterator[Callable[[str], int]]:
-    """Debian's cron from that time of its own on.
-
-    Yields how often it has said CMD (a line begins) or END.
-    """
-    unit = next(UNITS)
-    clock = f"@2026-01-01 {at} x{speed}"
-    command = ["faketime", "-f", clock, "cron", "-f", "-L", "15"]
-    machine.run("systemd-run", "--quiet", f"--unit={unit}", *command)
-    try:
-        yield lambda what: machine.journal("--unit", unit).count(f") {what} (")
-    finally:
-        machine.run("systemctl", "stop", unit)
 
 
 def install(machine: Machine, user: str, crontab: str) -> None:

@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 from typing import Iterator
 
-import airflows
 import pytest
-from booted_systemd import Unavailable
-from docker_worker import HOST, SAYS, DockerWorker, docker_worker
 
-pytestmark = pytest.mark.e2e
+from tests.support import airflows
+from tests.support.booted_systemd import Unavailable
+from tests.support.docker_worker import HOST, SAYS, DockerWorker, docker_worker
 
 HOUR = 3600
 REFUSED = f"https://{HOST}/v2/ failed with status: 403"

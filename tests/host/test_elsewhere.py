@@ -8,15 +8,13 @@ import shutil
 from dataclasses import dataclass
 from typing import Iterator
 
-import container
 import pytest
-from booted_systemd import Machine, wait_until
-from test_crontab import VARIABLES, cron
-from watcher import Watcher
-from worker import ROOT, SYNC, Worker
 
-pytest_plugins = ["host_fixtures"]
-pytestmark = pytest.mark.host
+from tests.support import container
+from tests.support.booted_systemd import Machine, wait_until
+from tests.support.cron import VARIABLES, cron
+from tests.support.watcher import Watcher
+from tests.support.worker import ROOT, SYNC, Worker
 
 SERVICE = f"{SYNC}.service"
 SUDO = "sudo -n -u airflow /opt/airflow/bin/airflow"

@@ -10,15 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
-import airflows
 import pytest
 import uv
-from booted_systemd import Machine, Unavailable, boot, wait_until
-from ecr_stand_in import EcrStandIn, environment
-from worker import AIRFLOW, SYNC, UID, Worker, add_airflow, airflow_alone, copy_tree
+
+from tests.support import airflows
+from tests.support.booted_systemd import Machine, Unavailable, boot, wait_until
+from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.worker import (
+    AIRFLOW,
+    SYNC,
+    UID,
+    Worker,
+    add_airflow,
+    airflow_alone,
+    copy_tree,
+)
 
 pytestmark = [
-    pytest.mark.host,
     pytest.mark.skipif(not shutil.which("sudo"), reason="needs sudo"),
     pytest.mark.skipif(not shutil.which("git"), reason="needs git"),
 ]

@@ -8,14 +8,12 @@ import shutil
 import sqlite3
 import time
 
-import airflows
 import pytest
-from booted_systemd import wait_until
-from ecr_stand_in import Call, Fault
-from worker import AIRFLOW, ROOT, SYNC, UNITS, Worker
 
-pytest_plugins = ["host_fixtures"]
-pytestmark = pytest.mark.host
+from tests.support import airflows
+from tests.support.booted_systemd import wait_until
+from tests.support.ecr_stand_in import Call, Fault
+from tests.support.worker import AIRFLOW, ROOT, SYNC, UNITS, Worker
 
 SERVICE, TIMER = f"{SYNC}.service", f"{SYNC}.timer"
 HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"

@@ -11,9 +11,9 @@ from typing import Callable, Iterator
 
 import botocore.loaders
 import pytest
-from ecr_stand_in import EcrStandIn, environment
 
 from _ecr_airflow_sync.model import Target, Token
+from tests.support.ecr_stand_in import EcrStandIn, environment
 
 REGISTRY = "111111111111"
 HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"

@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from typing import Any, Iterator
 
 import pytest
-from ecr_stand_in import ACCOUNT, EcrStandIn
-from registry_stand_in import RegistryStandIn, Trouble
 
 from _ecr_airflow_sync import check
 from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, UsageError
 from _ecr_airflow_sync.model import HeldConnection, Result, Target
+from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
+from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
 US = "us-east-1"
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"

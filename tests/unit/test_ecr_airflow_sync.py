@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from conftest import Command, FakeAirflow
-from ecr_stand_in import BUILDER, Call, EcrStandIn, Fault
 
 import ecr_airflow_sync
 from ecr_airflow_sync import Airflow, Result, SyncError, Target, UsageError
+from tests.support.command import Command, FakeAirflow
+from tests.support.ecr_stand_in import BUILDER, Call, EcrStandIn, Fault
 
 A, B = "111111111111", "222222222222"
 ONE = Target("one", "us-east-1", A)
@@ -33,13 +33,13 @@ log = logging.getLogger("ecr_airflow_sync")
 @pytest.fixture
 def airflow(
     aws: EcrStandIn,
-    sync: Command,
+    command: Command,
     fake: Callable[..., FakeAirflow],
     monkeypatch: pytest.MonkeyPatch,
 ) -> FakeAirflow:
     """A strict fake, in this process's environment."""
     placed = fake()
-    for name, value in sync.env.items():
+    for name, value in command.env.items():
         monkeypatch.setenv(name, value)
     return placed
 

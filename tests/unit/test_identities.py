@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import NoRegionError
-from ecr_stand_in import (
+
+from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.identities import create_client
+from _ecr_airflow_sync.model import HeldConnection, Target
+from tests.support.ecr_stand_in import (
     BUILDER,
     PARTNER,
     WORKER,
@@ -16,10 +20,6 @@ from ecr_stand_in import (
     EcrStandIn,
     Role,
 )
-
-from _ecr_airflow_sync.errors import StepFailed
-from _ecr_airflow_sync.identities import create_client
-from _ecr_airflow_sync.model import HeldConnection, Target
 
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"

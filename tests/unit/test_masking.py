@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ecr_stand_in import new_token
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from _ecr_airflow_sync.masking import mask
+from tests.support.ecr_stand_in import new_token
 
 LONG = "Ab1+_=-9" * 8  # 64 characters of what a token is made of
 often = settings(max_examples=100, deadline=None)

@@ -9,10 +9,10 @@ import time
 from typing import Iterator
 
 import pytest
-from conftest import ROOT
 
 from _ecr_airflow_sync.errors import StepFailed
 from _ecr_airflow_sync.side_by_side import run_side_by_side, start_thread
+from tests.support.command import ROOT
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from _ecr_airflow_sync import tokens
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed
 from _ecr_airflow_sync.model import HeldConnection, Target, Token
 from _ecr_airflow_sync.tokens import Granted, fetch_tokens
+from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 
 A, B = "111111111111", "222222222222"
 US = "us-east-1"

@@ -1,0 +1,3 @@
+"""The fixtures of tests/ and benchmarks/."""
+
+pytest_plugins = ["tests.support.fixtures"]

@@ -1,0 +1,281 @@
+"""A table of faults, each for real: no connection is lost, no token left, and the next run heals.
+
+FAULT_MOMENTS=20 strikes at twenty moments of each method, real and fake, with every signal; FAULT_SEED=…
+repeats the moments of a run that failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socketserver
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+from tests.support import ecr_stand_in
+from tests.support.command import Command, FakeAirflow
+from tests.support.ecr_stand_in import EcrStandIn
+from tests.support.faults import (
+    MOMENTS,
+    WAYS,
+    Fault,
+    HalfAnswers,
+    Scene,
+    Way,
+    in_store,
+    strike,
+)
+
+
+@pytest.fixture
+def on_fake(
+    command: Command, fake: Callable[..., FakeAirflow], ecr: EcrStandIn, tmp_path: Path
+) -> Callable[..., Scene]:
+    def place(version: str, trouble: str = "") -> Scene:
+        store = fake(version, trouble).store
+        return Scene(command, ecr, tmp_path, in_store(store), store)
+
+    return place
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
+def test_a_signal(on_fake: Callable[..., Scene], way: Way, version: str) -> None:
+    strike(on_fake(version), way, MOMENTS or (3 if way[1] == "alone" else 2))
+
+
+# --- the table ---
+
+
+def aws(code: str, message: str) -> ecr_stand_in.Fault:
+    return ecr_stand_in.Fault(code=code, message=message)
+
+
+@contextlib.contextmanager
+def half_an_answer(scene: Scene) -> Iterator[None]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HalfAnswers) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url, scene.command.env["AWS_ENDPOINT_URL_ECR"] = (
+            scene.command.env["AWS_ENDPOINT_URL_ECR"],
+            url_of(server),
+        )
+        scene.ecr.tokens["half", "a token"] = [HalfAnswers.token]
+        yield
+        scene.command.env["AWS_ENDPOINT_URL_ECR"] = url
+        server.shutdown()
+
+
+def url_of(server: socketserver.TCPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+# Into a pipe, the status of the command itself is lost.
+KEEPING = '{ "$@"; echo $? >status; } | %s; exit "$(cat status)"'
+FULL = "mount -t tmpfs -o size=4k none tmp; cat /dev/zero >tmp/full 2>/dev/null"
+UMLAUT = ("--conn-extra", '{"team": "Müller"}')
+LATER = "the next run tries again"
+
+FAULTS = [
+    Fault("ECR is slow", status=0, ecr=ecr_stand_in.Fault(delay=1)),
+    Fault(
+        "ECR drops", ("Connection was closed", LATER), ecr=ecr_stand_in.Fault(drop=True)
+    ),
+    Fault("ECR hangs up in the middle", ("no answer of ECR's",), around=half_an_answer),
+    Fault(
+        "ECR's answer is half a document",
+        ("no answer of ECR's",),
+        ecr=ecr_stand_in.Fault(status=200, body=b'{"authorizationData": ['),
+    ),
+    Fault(
+        "ECR's token has expired",
+        ("valid until 2001-09-09 01:46 UTC only; is this host's clock right?",),
+        0,
+        ecr=ecr_stand_in.Fault(change={"expiresAt": 1_000_000_000}),
+    ),
+    Fault(
+        "credentials have expired",
+        ("renew the AWS credentials",),
+        ecr=aws(
+            "ExpiredTokenException",
+            "The security token included in the request is expired",
+        ),
+    ),
+    Fault(
+        "the clock is wrong, says AWS",
+        ("Signature expired: ", "this host's clock"),
+        ecr=aws(
+            "InvalidSignatureException",
+            "Signature expired: 20261123T0100Z is now earlier than 20261123T0855Z",
+        ),
+    ),
+    Fault(
+        "the clock is ahead",
+        ("is this host's clock right?",),
+        0,
+        script='exec faketime -f +690m "$@"',
+    ),
+    Fault(
+        "the clock is behind",
+        status=0,
+        options=("--renew-before", "6h"),
+        script='exec faketime -f -1d "$@"',
+    ),
+    Fault(
+        "Airflow hangs",
+        ("killed after 1 s",),
+        options=("--timeout", "1"),
+        trouble="hang",
+    ),
+    Fault("Airflow crashes", ("it said nothing (exit status -11)",), trouble="crash"),
+    Fault(
+        "Airflow says nothing",
+        ("exit status 0): it said nothing",),
+        trouble="say nothing",
+    ),
+    Fault("Airflow prints a megabyte", status=0, trouble="megabyte"),
+    Fault(
+        "Airflow shows the token", ("RuntimeError: cannot parse ***",), trouble="echo"
+    ),
+    Fault(
+        "the temporary folder is full",
+        status=0,
+        script=f'{FULL}; exec "$@"',
+        mounts=True,
+    ),
+    Fault("no temporary folder", status=0, env={"TMPDIR": "/nowhere"}),
+    Fault(
+        "no temporary folder at all",
+        ("No usable temporary directory found",),
+        script='for d in /tmp /var/tmp /usr/tmp . tmp; do [ ! -d $d ] || { mount --bind $d $d; mount -o remount,bind,ro $d; }; done; exec "$@"',
+        mounts=True,
+    ),
+    Fault(
+        "no /proc",
+        status=0,
+        version="1.10.15",
+        script='mount -t tmpfs none /proc; exec "$@"',
+        mounts=True,
+    ),
+    Fault(
+        "no /proc for import",
+        status=0,
+        script='mount -t tmpfs none /proc; exec "$@"',
+        mounts=True,
+    ),
+    Fault("locale C", status=0, options=UMLAUT, env={"LC_ALL": "C"}),
+    Fault(
+        "locale POSIX, no UTF-8 mode",
+        status=0,
+        env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ),
+    Fault(
+        "ASCII only",
+        status=0,
+        options=UMLAUT,
+        env={"PYTHONIOENCODING": "ascii:strict", "AIRFLOW_HOME": "/tmp/\udcff"},
+    ),
+    Fault(
+        "AIRFLOW_HOME is no UTF-8",
+        status=0,
+        env={"AIRFLOW_HOME": "/tmp/\udcff"},
+        out="AIRFLOW_HOME /tmp/?, import",
+    ),
+    Fault(
+        "HOME is no UTF-8",
+        status=0,
+        options=("--renew-before", "6h", "--json"),
+        env={"HOME": "home-\udcff"},
+    ),
+    Fault(
+        "an extra is no UTF-8",
+        ("extra is not JSON",),
+        2,
+        options=("--conn-extra", '{"team": "M\udcfcller"}'),
+    ),
+    Fault("head -1", status=0, script=KEEPING % "head -1", out="Airflow 2.11.2, "),
+    Fault("nobody reads", script=KEEPING % "true"),
+    Fault("no stdout", status=0, script='exec "$@" >&-', out=""),
+    Fault("no stderr", status=0, script='exec "$@" 2>&-', out="written"),
+    Fault("nothing open", status=0, script='exec "$@" <&- >&- 2>&-'),
+    Fault(
+        "stdout is full",
+        ("the report could not be printed: No space left on device",),
+        script='exec "$@" >/dev/full',
+    ),
+    Fault(
+        "no HOME",
+        status=0,
+        options=("--renew-before", "6h"),
+        env={"HOME": "", "STATE_DIRECTORY": "state"},
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault(on_fake: Callable[..., Scene], fault: Fault) -> None:
+    scene = on_fake(fault.version, fault.trouble)
+    fault.strike(scene)
+    scene.command.env["FAKE_AIRFLOW_TROUBLE"] = ""
+    scene.assert_heals()
+
+
+def test_few_file_descriptors(on_fake: Callable[..., Scene]) -> None:
+    scene, statuses = on_fake("2.11.2"), []
+    for limit in (5, 8, 9, 12, 20):
+        ran = scene(script=f'ulimit -n {limit}; exec "$@"')
+        assert ran.stderr.count("\n") == ran.status, ran.stderr
+        scene.assert_kept()
+        scene.assert_no_token()
+        statuses.append(ran.status)
+    assert (statuses[0], statuses[-1]) == (1, 0)
+    scene.assert_heals()
+
+
+def test_an_upgrade_between_two_runs(on_fake: Callable[..., Scene]) -> None:
+    for version, method in (
+        ("2.5.3", "delete-add"),
+        ("2.11.2", "import"),
+        ("3.3.2", "import"),
+    ):
+        scene = on_fake(version)
+        written = scene("--renew-before", "6h", "--force").stdout
+        assert written.startswith(f"Airflow {version}, ")
+        assert f", {method}\n" in written
+        scene.assert_newest()
+        assert "  fresh  " in scene("--renew-before", "6h").stdout
+        shutil.rmtree(scene.command.env["PYTHONPATH"])  # which tells the version
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can become a user whom nobody knows"
+)
+def test_a_user_without_name_and_home(on_fake: Callable[..., Scene]) -> None:
+    become = "setpriv --reuid=54321 --regid=54321 --clear-groups"
+    runs = "import boto3, subprocess, sys; subprocess.check_call([sys.executable, '-c', ''])"
+    if subprocess.run(
+        [*become.split(), sys.executable, "-c", runs], capture_output=True
+    ).returncode:
+        pytest.skip(f"other users cannot run {sys.executable}")
+    scene = on_fake("2.11.2")
+    for path in (scene.folder, *scene.folder.rglob("*")):
+        path.chmod(0o777)
+    for path in scene.folder.parents:
+        if path.owner() == "root" and str(path).startswith("/tmp/"):
+            path.chmod(0o755)
+    ran = scene("--renew-before", "6h", script=f'exec {become} "$@"', HOME="")
+    assert (ran.status, ran.stderr.count("\n")) == (0, 1)
+    assert "HOME is not set" in ran.stderr
+    assert not (scene.folder / "~").exists()
+    scene.assert_newest()
+
+
+# --- databases ---

@@ -1,0 +1,180 @@
+"""A real `airflow api-server` on loopback, and what airflowctl needs to write through it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+from tests.support import airflows
+
+SERVER = "3.3.2"
+SECRET = "a fixed secret: that of no server but the tests', of 64 bytes...."
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """Where it listens, what it keeps, the way to its database, and a token of its own."""
+
+    url: str
+    folder: Path
+    env: dict[str, str]
+    token: str
+
+    def client(self, home: Path, url: str = "") -> dict[str, str]:
+        """airflowctl's environment after a login, with ``home`` as its AIRFLOW_HOME."""
+        env = {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW_CLI_TOKEN": self.token,
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",  # as on a server
+        }
+        login = ("auth", "login", "--skip-keyring", "--api-url", url or self.url)
+        airflows.run(airflows.AIRFLOWCTL, env, *login)
+        return env
+
+    def expired_token(self) -> str:
+        """The server's own token, had it ended an hour ago."""
+        now = int(time.time())
+        return _signed(
+            self.token, SECRET, iat=now - 7200, nbf=now - 7200, exp=now - 3600
+        )
+
+    def foreign_token(self) -> str:
+        """A token such as another server gives."""
+        return _signed(
+            self.token,
+            "another secret, as long as the server's own, of 64 bytes.......",
+        )
+
+    def viewers_token(self) -> str:
+        """A token of somebody who may look, but not write."""
+        return _signed(self.token, SECRET, sub="viewer", role="VIEWER")
+
+    def connection(self, conn_id: str) -> dict[str, Any] | None:
+        return airflows.connection(SERVER, self.env, conn_id)
+
+    def writes(self) -> int:
+        """How many bulk requests were let in, by the audit log."""
+        with self._database() as database:
+            count = "SELECT count(*) FROM log WHERE event = 'bulk_connections'"
+            return int(database.execute(count).fetchone()[0])
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        """Within the block, the server answers 500 to whatever needs its connections."""
+        with self._database() as database:
+            database.execute("ALTER TABLE connection RENAME TO aside")
+            try:
+                yield
+            finally:
+                database.execute("ALTER TABLE aside RENAME TO connection")
+
+    def _database(self) -> contextlib.closing[sqlite3.Connection]:
+        path = Path(self.env["AIRFLOW_HOME"], "airflow.db")
+        return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[ApiServer]:
+    """A server with a fresh SQLite database in ``folder``, which does not outlive the block."""
+    airflows.environment(airflows.AIRFLOWCTL)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    env = {
+        **airflows.home(SERVER, folder / "home"),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    }
+    log = folder / "server.log"
+    process = _start(env, port, log)
+    try:
+        _wait_until_healthy(process, url, log)
+        yield ApiServer(url, folder, env, _get(f"{url}/auth/token")["access_token"])
+    finally:
+        _stop(process)
+
+
+def free_port() -> int:
+    """A port of loopback where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _start(env: dict[str, str], port: int, log: Path) -> subprocess.Popen[bytes]:
+    script = airflows.environment(SERVER) / "bin/airflow"
+    options = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--apps",
+        "core",
+    )
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))
+    }
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [str(script), "api-server", *options],
+            env={**inherited, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            health = _get(f"{url}/api/v2/monitor/health")
+        except OSError:
+            time.sleep(0.2)
+            continue
+        assert health["metadatabase"]["status"] == "healthy", health
+        return
+    raise RuntimeError(f"no API server:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and all that it started, which share a session of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def _signed(token: str, secret: str, **changed: str | int) -> str:
+    """The token with other claims, signed anew (HS512, Airflow's choice for a secret)."""
+    head, body, _ = token.split(".")
+    claims = {**json.loads(base64.urlsafe_b64decode(body + "==")), **changed}
+    signed = f"{head}.{_encoded(json.dumps(claims).encode())}"
+    digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha512).digest()
+    return f"{signed}.{_encoded(digest)}"
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,0 +1,324 @@
+"""A worker with Docker, Airflow and ecr-airflow-sync, and a registry that it takes for ECR.
+
+All of it in namespaces of its own: a network in which port 443 and ECR's name are ours, and
+the copy-on-write / of a booted machine, in which /etc and ~/.docker may be written.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import fcntl
+import io
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import tarfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, TypeVar
+
+import uv
+
+from tests.support import airflows
+from tests.support.api_server import serving
+from tests.support.booted_systemd import Machine, Unavailable, boot, wait_until
+from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, environment
+from tests.support.registry_front import RegistryFront
+from tests.support.worker import ROOT, SYNC, installed
+
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+SAYS = "scraped all of it"
+HOME = "/srv/airflow"
+DAGS = "/opt/dags"
+LIBRARY = "/opt/library"
+NEEDS = {
+    "/usr/sbin/dockerd": "docker.io",
+    "/usr/bin/docker-registry": "docker-registry",
+    "/bin/busybox": "busybox-static",
+    "/usr/bin/openssl": "openssl",
+}
+DOCKERD = (
+    "dockerd --host=unix:///run/docker.sock --data-root=/var/lib/e2e --exec-root=/run/e2e "
+    "--pidfile=/run/e2e.pid --storage-driver=vfs --bridge=none --iptables=false "
+    "--ip6tables=false --ip-forward=false"
+)
+BEHIND = "127.0.0.1:5000"
+REGISTRY = f"""\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: /var/lib/e2e-registry}}}}
+http: {{addr: "{BEHIND}"}}
+"""
+
+SERVE_REGISTRY = "docker-registry serve /etc/e2e-registry.yml"
+
+HELPERS = "/opt/helpers"
+# Asks ECR each time, as docker-credential-ecr-login does with an empty cache.
+ECR_LOGIN = f"""#!/opt/{SYNC}/bin/python
+import base64, json, sys
+import boto3
+
+assert sys.argv[1:] == ["get"], sys.argv
+host = sys.stdin.read()
+region = host.split(".")[3]
+answer = boto3.client("ecr", region_name=region).get_authorization_token()
+token = answer["authorizationData"][0]["authorizationToken"]
+login, _, password = base64.b64decode(token).decode().partition(":")
+print(json.dumps({{"ServerURL": host, "Username": login, "Secret": password}}))
+"""
+# Says what is in a file.
+FROM_FILE = f"""#!/bin/sh
+exec cat {HELPERS}/answer.json
+"""
+
+AnyServer = TypeVar("AnyServer", EcrStandIn, RegistryFront)
+
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+
+
+@contextlib.contextmanager
+def own_network() -> Iterator[None]:
+    """A loopback of its own, for this thread and all that it starts in the block."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if libc.unshare(CLONE_NEWNET):
+            raise Unavailable(
+                f"no network of its own: {os.strerror(ctypes.get_errno())}"
+            )
+        with socket.socket() as any_socket:
+            up = struct.pack("16sh14x", b"lo", IFF_UP)
+            fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
+        yield
+    finally:
+        libc.setns(before, CLONE_NEWNET)
+        os.close(before)
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a task ended, and its log."""
+
+    succeeded: bool
+    log: str
+
+
+@dataclass(frozen=True)
+class DockerWorker:
+    """The worker, the ECR that it asks, and the registry that it pulls from."""
+
+    machine: Machine
+    version: str
+    ecr: EcrStandIn
+    registry: RegistryFront
+    env: dict[str, str]
+
+    def sync(self, *options: str) -> None:
+        """What cron runs (Airflow 3: where the scheduler runs)."""
+        command = (f"/opt/{SYNC}/bin/{SYNC}", "--region", "us-east-1", *options)
+        done = self._attempt(*command, "--airflow", "/opt/airflow/bin/airflow")
+        assert done.returncode == 0, done.stdout
+
+    def task(self, dag: str, task: str, **more: str) -> Task:
+        """Run a task. Its log must hold no token."""
+        test = ("/opt/airflow/bin/airflow", "tasks", "test", dag, task, "2026-01-02")
+        done = self._attempt(*test, **more)
+        leaked = any(token[200:260] in done.stdout for token in self.tokens())
+        assert not leaked, "a token was printed"
+        succeeded = done.returncode == 0
+        if self.version.startswith(
+            "3."
+        ):  # where the command succeeds, whatever the task does
+            succeeded = "new_state=success" in done.stdout
+        return Task(succeeded, done.stdout)
+
+    def beside_airflow(self) -> dict[str, str]:
+        """The environment in which Airflow's own Python has ecr-airflow-sync too."""
+        ours = f"/opt/{SYNC}"
+        (found,) = self.machine.path(ours).glob("lib/python3*/site-packages")
+        folders = [
+            f"{ours}/lib/{found.parent.name}/site-packages",
+            self.env.get("PYTHONPATH"),
+        ]
+        return {"PYTHONPATH": ":".join(filter(None, folders))}
+
+    def reserialize(self) -> None:
+        """Airflow 3 runs a task of what its database knows of the DAGs."""
+        if self.version.startswith("3."):
+            done = self._attempt("/opt/airflow/bin/airflow", "dags", "reserialize")
+            assert done.returncode == 0, done.stdout
+
+    def docker(self, *arguments: str) -> str:
+        return self.machine.run("/usr/bin/docker", *arguments).strip()
+
+    def tokens(self) -> list[str]:
+        return list(self.ecr.issued)
+
+    def log_in_by_hand(self) -> None:
+        """Leave today's token in ~/.docker/config.json, as `docker login` does."""
+        auth = {"auth": base64.b64encode(f"AWS:{self.tokens()[-1]}".encode()).decode()}
+        auths = {HOST: auth, f"https://{HOST}": auth}
+        self.machine.write(
+            "/root/.docker/config.json", json.dumps({"auths": auths}), 0o600
+        )
+
+    def use_helper(self, name: str) -> dict[str, str]:
+        """Have Docker's clients ask docker-credential-NAME for logins to ECR.
+
+        Returns what the environment of a task needs besides.
+        """
+        config = json.dumps({"credHelpers": {HOST: name}})
+        self.machine.write("/root/.docker/config.json", config, 0o600)
+        return {"PATH": f"{HELPERS}:{self.env['PATH']}"}
+
+    def keep_todays_token(self) -> None:
+        """What the helper "file" says from now on."""
+        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.tokens()[-1]}
+        self.machine.write(f"{HELPERS}/answer.json", json.dumps(answer), 0o600)
+
+    def forget(self) -> None:
+        """As before the first sync: no connection, no state, no image, no login."""
+        self._attempt(
+            "/opt/airflow/bin/airflow", "connections", "delete", "docker_default"
+        )
+        self.machine.run("rm", "-rf", "/root/.docker", f"/root/.local/state/{SYNC}")
+        self.docker("container", "prune", "--force")
+        self.docker("image", "prune", "--all", "--force")
+        self.ecr.calls.clear()
+        self.ecr.ahead, self.ecr.lifetime = 0, 12 * 3600
+        self.registry.answers.clear()
+
+    def _attempt(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        variables = [f"{name}={value}" for name, value in {**self.env, **more}.items()]
+        return self.machine.attempt("env", *variables, *command)
+
+
+@contextlib.contextmanager
+def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
+    """One with that Airflow. Raises Unavailable where it cannot be had."""
+    lacking = [package for path, package in NEEDS.items() if not Path(path).exists()]
+    if os.geteuid() or lacking:
+        raise Unavailable(f"needs {', '.join(lacking) or 'root'}")
+    mounts = installed(airflows.environment(version).resolve(), folder)
+    if version.startswith("1."):  # DockerOperator is part of it, its library is not
+        mounts[LIBRARY] = [_install("docker", version, folder)]
+    airflowctl = airflows.environment(airflows.AIRFLOWCTL).resolve()
+    for name in ("certificates", "empty"):
+        (folder / name).mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_network())
+        ecr = stack.enter_context(_serving(EcrStandIn()))
+        front = RegistryFront(ecr, HOST, f"http://{BEHIND}", folder / "certificates")
+        stack.enter_context(_serving(front))
+        home, env = stack.enter_context(_airflow(version, folder))
+        dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
+        shared = {HOME: [home], DAGS: dags, str(airflowctl): [airflowctl]}
+        machine = stack.enter_context(boot(folder / "empty", {**mounts, **shared}))
+        _start_docker(machine, front.ca.read_text())
+        for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
+            machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
+        path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{airflowctl}/bin:/usr/bin:/bin"
+        env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
+        if LIBRARY in mounts:
+            env["PYTHONPATH"] = LIBRARY
+        worker = DockerWorker(machine, version, ecr, front, env)
+        worker.reserialize()
+        yield worker
+
+
+def _install(package: str, version: str, folder: Path) -> Path:
+    """A folder with that package and all that it needs, as old as that Airflow."""
+    python, as_of = airflows.environment(version), airflows.RECIPES[version].as_of
+    options = [
+        "--exclude-newer",
+        as_of,
+        "--python",
+        str(python),
+        "--target",
+        f"{folder}/library",
+    ]
+    command = [uv.find_uv_bin(), "pip", "install", "--quiet", *options, package]
+    subprocess.run(command, check=True)
+    return folder / "library"
+
+
+def _dag_without_connection(folder: Path) -> Path:
+    """A folder with the example docker_from_ecr once more, without its connection."""
+    example = (ROOT / "examples/dags/docker_from_ecr.py").read_text()
+    text = re.sub(r"^ *docker_conn_id=.*\n", "", example, flags=re.MULTILINE)
+    assert text != example
+    dags = folder / "dags"
+    dags.mkdir()
+    text = text.replace("docker_from_ecr", "without_connection")
+    (dags / "without_connection.py").write_text(text)
+    return dags
+
+
+@contextlib.contextmanager
+def _serving(server: AnyServer) -> Iterator[AnyServer]:
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def _airflow(version: str, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """An AIRFLOW_HOME, and what leads to it in the machine. Airflow 3: and its API server."""
+    inside = {**airflows.variables(Path(HOME)), "AIRFLOW__CORE__DAGS_FOLDER": DAGS}
+    if not version.startswith("3."):
+        airflows.home(version, folder / "home")
+        yield folder / "home", inside
+        return
+    with serving(folder) as server:
+        home = Path(server.env["AIRFLOW_HOME"])
+        # From here on, airflowctl knows the URL: its file is in AIRFLOW_HOME.
+        yield home, {**server.env, **server.client(home), **inside}
+
+
+def _start_docker(machine: Machine, ca: str) -> None:
+    """A daemon that takes the front for ECR, and a registry behind it that holds the image."""
+    hosts = machine.path("/etc/hosts").read_text()
+    machine.write("/etc/hosts", f"{hosts}\n127.0.0.1 {HOST}\n")
+    machine.write(f"/etc/docker/certs.d/{HOST}/ca.crt", ca)
+    machine.write("/etc/e2e-registry.yml", REGISTRY)
+    for unit, command in ("dockerd", DOCKERD), ("registry", SERVE_REGISTRY):
+        machine.run("systemd-run", "--quiet", f"--unit=e2e-{unit}", *command.split())
+    wait_until(lambda: machine.attempt("/usr/bin/docker", "info").returncode == 0)
+    wait_until(lambda: _listens(BEHIND))
+    machine.path("/mnt/image.tar").write_bytes(_image())
+    # Airflow 1.10 waits forever for what a container says that ended before it could listen.
+    say = f'CMD ["/bin/sh", "-c", "/bin/sleep 1; echo {SAYS}"]'
+    name = f"{BEHIND}/web_scraper:latest"
+    for arguments in (
+        ("import", "--change", say, "/mnt/image.tar", name),
+        ("push", "--quiet", name),
+        ("image", "rm", name),
+    ):
+        machine.run("/usr/bin/docker", *arguments)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+def _image() -> bytes:
+    """The files of an image: busybox, by two names."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in ("bin/sh", "bin/sleep"):
+            tar.add(Path("/bin/busybox").resolve(), name)
+    return archive.getvalue()

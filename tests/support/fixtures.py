@@ -1,0 +1,181 @@
+"""What the tests share: an ECR to ask, and the real command to run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Callable, Generator, Iterator
+
+import pytest
+
+from tests.support import airflows, mariadb, postgres
+from tests.support import api_server as api_servers
+from tests.support.api_server import ApiServer
+from tests.support.command import (
+    DATABASE_URL,
+    FAKE,
+    Command,
+    FakeAirflow,
+    OnDatabase,
+    OnPostgres,
+    RealAirflow,
+)
+from tests.support.database import Server, name_for_airflow
+from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.registry_stand_in import RegistryStandIn
+
+# What nohup ignores, children would ignore too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Why a test may be skipped in CI, where else a skip is a failure.
+SKIPS_IN_CI = ("this machine allows none anyway",)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    outcome = yield
+    report = outcome.get_result()
+    if not report.skipped or os.environ.get("CI") != "true":
+        return
+    reason = str(report.longrepr)
+    if not any(allowed in reason for allowed in SKIPS_IN_CI):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {reason}"
+
+
+@pytest.fixture
+def ecr() -> Iterator[EcrStandIn]:
+    server = EcrStandIn()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def command(ecr: EcrStandIn, tmp_path: Path) -> Command:
+    """The command, with credentials for the stand-in and no Airflow yet."""
+    (tmp_path / "tmp").mkdir()
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path / "tmp"),
+        **environment(ecr.url),
+    }
+    env.update(
+        {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("COVERAGE_")
+        }
+    )
+    return Command(env, lambda: [t for tokens in ecr.tokens.values() for t in tokens])
+
+
+@pytest.fixture
+def registry(ecr: EcrStandIn, command: Command) -> Iterator[RegistryStandIn]:
+    """The registries for which the stand-in gives tokens. The command comes there by proxy."""
+    with RegistryStandIn(ecr) as server:
+        command.env.update(server.environment())
+        yield server
+
+
+@pytest.fixture
+def fake(command: Command, tmp_path: Path) -> Callable[..., FakeAirflow]:
+    """Puts a fake airflow of some version in place, and points the command at it."""
+
+    def place(version: str = "2.11.2", trouble: str = "") -> FakeAirflow:
+        script = tmp_path / "venv/bin/airflow"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
+        script.chmod(0o755)
+        package = tmp_path / f"site/apache_airflow-{version}.dist-info"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "METADATA").write_text(f"Name: apache-airflow\nVersion: {version}\n")
+        store = tmp_path / "connections-store"
+        command.env.update(
+            PYTHONPATH=str(package.parent),
+            FAKE_AIRFLOW_STORE=str(store),
+            FAKE_AIRFLOW_VERSION=version,
+            FAKE_AIRFLOW_TROUBLE=trouble,
+        )
+        command.options = ["--airflow", str(script)]
+        return FakeAirflow(script, store, command.env)
+
+    return place
+
+
+@pytest.fixture
+def real(command: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
+    """Makes a real Airflow with a fresh SQLite database, and points the command at it."""
+
+    def place(version: str) -> RealAirflow:
+        try:
+            env = airflows.home(version, tmp_path / "airflow")
+        except airflows.Unavailable as unavailable:
+            pytest.skip(str(unavailable))
+        airflow = RealAirflow(version, env)
+        command.env.update(env)
+        command.options = ["--airflow", airflow.script]
+        return airflow
+
+    return place
+
+
+@pytest.fixture(scope="session")
+def database_servers() -> Iterator[Callable[[str], Server]]:
+    """Starts PostgreSQL or MariaDB on loopback, each once."""
+    with ExitStack() as running:
+
+        @lru_cache(maxsize=None)
+        def start(kind: str) -> Server:
+            module = {"postgres": postgres, "mariadb": mariadb}[kind]
+            program = module.find_server()
+            if not program:
+                pytest.skip(f"no {kind} here: apt-get install {module.PACKAGE}")
+            server: Server = running.enter_context(module.serving(program))
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def on_database(
+    command: Command,
+    real: Callable[[str], RealAirflow],
+    database_servers: Callable[[str], Server],
+) -> OnDatabase:
+    """Makes a real Airflow with a database of its own, in a server or in a file."""
+
+    def place(kind: str, version: str) -> tuple[RealAirflow, str]:
+        server = None if kind == "sqlite" else database_servers(kind)
+        airflow = real(version)
+        if not server:
+            return airflow, airflow.env[DATABASE_URL]
+        url = server.make_database(version, airflow.env)
+        airflow.env = airflows.on_database(airflow.env, name_for_airflow(url))
+        command.env.update(airflow.env)
+        return airflow, url
+
+    return place
+
+
+@pytest.fixture
+def on_postgres(on_database: OnDatabase) -> OnPostgres:
+    return partial(on_database, "postgres")
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real API server of Airflow 3, for airflowctl. Its database is one for all tests."""
+    try:
+        airflows.find_python(*airflows.CLIENT.pythons)
+    except airflows.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    with api_servers.serving(tmp_path_factory.mktemp("api-server")) as server:
+        yield server
