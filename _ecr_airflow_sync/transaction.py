@@ -14,6 +14,12 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+# By SQLAlchemy's name of the database. Reads go on.
+LOCKS = {
+    "postgresql": "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE",  # to the end
+    "mysql": "DO GET_LOCK('ecr-airflow-sync', 60)",  # until this process is over
+}
+
 
 def main() -> None:
     from airflow import settings
@@ -29,8 +35,20 @@ def main() -> None:
 
 
 def _begin(session: Any) -> None:
+    _wait_for_others(session)
     session.commit = session.flush
     session.close = lambda: None
+
+
+def _wait_for_others(session: Any) -> None:
+    """On 1.10, whose table has no unique key: two hosts would add the same row."""
+    from airflow.models import Connection
+
+    if Connection.__table__.c.conn_id.unique:
+        return
+    lock = LOCKS.get(session.get_bind().dialect.name)
+    if lock:
+        session.execute(lock)
 
 
 def _end(session: Any, how: str) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
@@ -26,6 +26,13 @@ FIELDS = ("type", "host", "login", "password", "extra")
 
 class IntegrityError(Exception):
     """As SQLAlchemy's, when two hosts add the same row."""
+
+
+class Connection:
+    """As much of airflow.models.Connection as tells whether an id is unique."""
+
+    conn_id = SimpleNamespace(unique=VERSION >= (2, 0))
+    __table__ = SimpleNamespace(c=SimpleNamespace(conn_id=conn_id))
 
 
 class Session:
@@ -41,6 +48,9 @@ class Session:
 
     def change(self, stored: dict[str, dict[str, str]]) -> None:
         self._pending = stored
+
+    def get_bind(self) -> SimpleNamespace:
+        return SimpleNamespace(dialect=SimpleNamespace(name="sqlite"))
 
     def flush(self) -> None:
         pass
@@ -69,9 +79,12 @@ def import_airflow() -> Session:
         session = Session()
         shared = TROUBLE != "no shared session"
         settings.Session = (lambda: session) if shared else Session
+        models: Any = ModuleType("airflow.models")
+        models.Connection = Connection
         airflow: Any = ModuleType("airflow")
         airflow.settings = settings
-        sys.modules.update({"airflow": airflow, "airflow.settings": settings})
+        names = {"airflow": airflow, "airflow.settings": settings}
+        sys.modules.update({**names, "airflow.models": models})
     settings = sys.modules["airflow.settings"]
     of_this_thread: Session = settings.Session()
     return of_this_thread

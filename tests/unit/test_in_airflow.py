@@ -17,7 +17,8 @@ from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
 PROGRAM = "describe_airflow.py"
 SCRIPT = """
-import os, sys
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside our threads
 print("hello", *sys.argv[1:])
 if "fail" in sys.argv:
     raise ValueError("as asked")
@@ -127,14 +128,28 @@ def test_a_forked_child_can_be_terminated(interpreter: Interpreter) -> None:
 
 
 SETTINGS = """
+import os
 class Session:
     def flush(self): print("flush")
     def commit(self): print("commit")
     def rollback(self): print("rollback")
     def close(self): print("close")
+    def execute(self, statement): print(statement)
+    def get_bind(self):
+        bind = type("Bind", (), {})
+        bind.dialect = type("Dialect", (), {"name": os.environ["DIALECT"]})
+        return bind
 session = Session()
 def Session(): return session if shared else object()
 shared = True
+"""
+MODELS = """
+import os
+class Connection:
+    class __table__:
+        class c:
+            class conn_id:
+                unique = os.environ["UNIQUE"] == "yes"
 """
 
 
@@ -145,7 +160,10 @@ def settings(script: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "settings.py").write_text(SETTINGS)
+    (package / "models.py").write_text(MODELS)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setenv("DIALECT", "postgresql")
+    monkeypatch.setenv("UNIQUE", "yes")
     return package / "settings.py"
 
 
@@ -191,6 +209,27 @@ CLIFactory.get_parser()
         interpreter.execute("transaction.py", "begin")
         interpreter.execute("transaction.py", "commit")
     assert said == ["migrations\nparser\n", "parser\n", ""]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "lock"),
+    [
+        ("postgresql", "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE\n"),
+        ("mysql", "DO GET_LOCK('ecr-airflow-sync', 60)\n"),
+        ("sqlite", ""),
+    ],
+)
+def test_where_ids_are_not_unique_others_wait(
+    settings: Path,
+    script: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dialect: str,
+    lock: str,
+) -> None:
+    monkeypatch.setenv("DIALECT", dialect)
+    monkeypatch.setenv("UNIQUE", "no")
+    with run_interpreter(str(script), 60) as interpreter:
+        assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
 
 
 def test_sessions_that_are_not_shared(settings: Path, interpreter: Interpreter) -> None:
