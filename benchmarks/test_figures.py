@@ -102,11 +102,15 @@ def test_one_connection_to_airflows_own_command(
 
 @pytest.mark.parametrize(
     ("version", "bar"),
-    [("1.10.15", 1.15), ("2.5.3", 1.5), ("2.11.2", 1.15), ("3.3.2", 1.15)],
+    [("1.10.15", 1.15), ("2.5.3", 1.25), ("2.11.2", 1.4), ("3.3.2", 1.15)],
 )
 def test_ten_connections_to_one(
     command: Command, real: Real, version: str, bar: float
 ) -> None:
+    """On 2.11.2, most of the rest is its secrets masker, in a single command.
+
+    It compiles all secrets anew for each further one, also for each old token.
+    """
     real(version)
     ten, one = succeed(command, *TEN), succeed(command, "-r", "us-east-1")
     assert_ratio(f"{version}, ten connections to one", ten, one, bar)

@@ -181,6 +181,36 @@ def test_a_transaction(
     assert after == Outcome(0, "hello commit\ncommit\nclose\n")
 
 
+MASKER = """
+class Masker:
+    patterns = {"the Fernet key"}
+masker = Masker()
+def _secrets_masker(): return masker
+"""
+
+
+def test_tokens_are_masked_to_the_end_of_the_transaction(
+    settings: Path, script: Path, interpreter: Interpreter
+) -> None:
+    """Airflow compiles all secrets anew for each further one."""
+    package = settings.parent / "utils/log"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "secrets_masker.py").write_text(MASKER)
+    script.write_text(f"""#!{sys.executable}
+from airflow.utils.log.secrets_masker import masker
+print(sorted(masker.patterns))
+masker.patterns.add("a token")
+""")
+    said = []
+    for action in ("begin", "commit"):
+        interpreter.execute("transaction.py", action)
+        said += [interpreter.run(Command([])).output for _ in range(2)]
+    alone, both = "['the Fernet key']\n", "['a token', 'the Fernet key']\n"
+    assert said == [alone, both, alone, both]
+
+
 def test_what_each_command_does_again_is_spared(
     settings: Path, script: Path, interpreter: Interpreter
 ) -> None:
