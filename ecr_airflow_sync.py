@@ -98,13 +98,15 @@ def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
     targets = validate_targets(targets)
     validate_for_check(targets)
     log.info("Asking Airflow for %d connection(s) ...", len(targets))
+    found = None
     try:
         with airflow.start(import_now=False) as running:
+            found = running.found
             held = running.read(target.conn_id for target in targets)
             results = check_connections(targets, held, running.variables)
     except StepFailed as failure:
-        return Run([Result.failed(target, str(failure)) for target in targets])
-    return Run(results, running.found)
+        return Run([Result.failed(target, str(failure)) for target in targets], found)
+    return Run(results, found)
 
 
 def _renew(
@@ -156,7 +158,7 @@ def _renew_due(
             connections = [Connection.holding(token) for token in tokens]
             remarks = None
             if dry_run:
-                errors, remarks = _plan(connections, running, replace)
+                errors, remarks = _plan(connections, running, known, replace)
             else:
                 errors = _write(connections, running, known, replace)
             found = running.found
@@ -174,23 +176,29 @@ def _write(
     """Why connections were not written, by their ids."""
     foreign = {}
     if not replace:
-        unknown = [c.conn_id for c in connections if c.conn_id not in known]
-        foreign = find_foreign(connections, running.look_up(unknown))
+        unknown = [c for c in connections if c.conn_id not in known]
+        held = running.look_up(connection.conn_id for connection in unknown)
+        foreign = find_foreign(unknown, held)
     ours = [c for c in connections if c.conn_id not in foreign]
     return {**foreign, **running.write(ours)}
 
 
 def _plan(
-    connections: Sequence[Connection], running: RunningAirflow, replace: bool
+    connections: Sequence[Connection],
+    running: RunningAirflow,
+    known: Collection[str],
+    replace: bool,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Why connections would not be written, and how others would, by their ids."""
     running.open_database()
     held = running.look_up(connection.conn_id for connection in connections)
-    errors = {} if replace else find_foreign(connections, held)
+    unknown = [c for c in connections if c.conn_id not in known]
+    errors = {} if replace else find_foreign(unknown, held)
     remarks = {}
     for conn_id, there in held.items():
         if isinstance(there, HeldConnection):
-            remarks[conn_id] = "replaces the one there"
+            if there.in_database:
+                remarks[conn_id] = "replaces the one there"
         elif isinstance(there, ConnectionMissing):
             remarks[conn_id] = "new"
         else:
