@@ -201,7 +201,7 @@ class EcrStandIn(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), EcrHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.identities = {
             known.access_key: known for known in (WORKER, BUILDER, PARTNER)
@@ -310,7 +310,9 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
-class _Handler(QuietHandler):
+class EcrHandler(QuietHandler):
+    """One connection, whichever way it came: in clear, or through a tunnel."""
+
     server: EcrStandIn
 
     def do_POST(self) -> None:
