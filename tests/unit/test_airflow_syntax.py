@@ -21,9 +21,12 @@ from _ecr_airflow_sync.airflow_syntax import (
 from _ecr_airflow_sync.errors import StepFailed, UsageError
 from _ecr_airflow_sync.model import Connection
 
+from .conftest import catch
+
 SCRIPT = "/opt/airflow/bin/airflow"
 ONE = Connection("a.b", "host", "AWS", "s3cret", extra="{}", description="until then")
 TWO = Connection("c", "host", "AWS", "s3cret")
+AIRFLOWCTL = choose_syntax("airflowctl", "0.1.0", True, "auto")
 
 
 def choose(version: str, method: str = "auto") -> Syntax:
@@ -49,9 +52,8 @@ def test_the_number_that_a_version_begins_with(
 
 @pytest.mark.parametrize("text", ["", "2", "v2.1", " 2.1", "2.x", "two", "1234567.1"])
 def test_what_is_no_version(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_version(text)
-    assert str(caught.value) == f"Airflow version {text!r} is not of the form X.Y.Z"
+    told = catch(UsageError, parse_version, text)
+    assert told == f"Airflow version {text!r} is not of the form X.Y.Z"
 
 
 @settings(max_examples=50, deadline=None)
@@ -86,24 +88,20 @@ def test_the_syntax_of_a_version(version: str, method: str, kind: type[Syntax]) 
     assert method in ("auto", syntax.method)
 
 
-@pytest.mark.parametrize("method", ["auto", "import"])
-def test_the_syntax_of_airflowctl(method: str) -> None:
+def test_the_syntax_of_airflowctl() -> None:
     """Whose versions are none of Airflow's."""
-    assert type(choose_syntax("airflowctl", "0.1.0", True, method)) is ImportByApi
+    assert type(AIRFLOWCTL) is ImportByApi
+    assert type(choose_syntax("airflowctl", "0.1.0", True, "import")) is ImportByApi
 
 
 def test_what_a_version_has_not() -> None:
-    with pytest.raises(UsageError) as no_import:
-        choose("2.5.3", "import")
-    assert str(no_import.value) == (
+    assert catch(UsageError, choose, "2.5.3", "import") == (
         f"method import needs Airflow 2.6 or later; {SCRIPT} is 2.5.3"
     )
-    with pytest.raises(UsageError) as only_import:
-        choose_syntax("airflowctl", "0.1.0", True, "delete-add")
-    assert str(only_import.value) == "airflowctl has the method import only"
-    with pytest.raises(StepFailed) as too_old:
-        choose("1.9.0")
-    assert str(too_old.value) == (
+    airflowctl = ("airflowctl", "0.1.0", True, "delete-add")
+    told = catch(UsageError, choose_syntax, *airflowctl)
+    assert told == "airflowctl has the method import only"
+    assert catch(StepFailed, choose, "1.9.0") == (
         f"Airflow 1.9.0 at {SCRIPT} is older than 1.10: upgrade it"
     )
 
@@ -136,59 +134,48 @@ def test_fields_that_are_empty_are_left_out() -> None:
     assert list(list_fields(TWO)) == ["conn_type", "host", "login", "password"]
 
 
-def test_flags() -> None:
-    delete, add = choose("1.10.13").list_commands([ONE])
-    assert (delete.file, add.file) == (None, None)
-    assert delete.words == ["connections", "--delete", "--conn_id=a.b"]
-    assert add.words == [
-        "connections",
-        "--add",
-        "--conn_id=a.b",
-        "--conn_type=docker",
-        "--conn_host=host",
-        "--conn_login=AWS",
-        "--conn_password=s3cret",
-        "--conn_extra={}",
-    ]
+FIELDS = ["type=docker", "host=host", "login=AWS", "password=s3cret", "extra={}"]
+DESCRIPTION = "description=until then"
 
 
 @pytest.mark.parametrize(
-    ("version", "description"),
-    [("1.10.14", []), ("2.0.0", ["--conn-description=until then"])],
+    ("version", "deleting", "adding", "prefix", "fields"),
+    [
+        ("1.10.13", "--delete --conn_id=a.b", "--add --conn_id=a.b", "--conn_", FIELDS),
+        ("1.10.14", "delete a.b", "add a.b", "--conn-", FIELDS),
+        ("2.0.0", "delete a.b", "add a.b", "--conn-", [*FIELDS, DESCRIPTION]),
+    ],
 )
-def test_subcommands(version: str, description: list[str]) -> None:
-    delete, add = choose(version).list_commands([ONE])
+def test_two_commands_for_one(
+    version: str, deleting: str, adding: str, prefix: str, fields: list[str]
+) -> None:
+    syntax = choose(version)
+    assert not syntax.writes_many
+    delete, add = syntax.list_commands([ONE])
     assert (delete.file, add.file) == (None, None)
-    assert delete.words == ["connections", "delete", "a.b"]
-    assert add.words == [
-        "connections",
-        "add",
-        "a.b",
-        "--conn-type=docker",
-        "--conn-host=host",
-        "--conn-login=AWS",
-        "--conn-password=s3cret",
-        "--conn-extra={}",
-        *description,
-    ]
+    assert delete.words == ["connections", *deleting.split()]
+    options = [prefix + field for field in fields]
+    assert add.words == ["connections", *adding.split(), *options]
 
 
 @pytest.mark.parametrize(
     ("syntax", "words"),
-    [
-        (choose("2.6.0"), ["connections", "import", "--overwrite"]),
-        (
-            choose_syntax("airflowctl", "0.1.0", True, "auto"),
-            ["connections", "import", "-a", "overwrite"],
-        ),
-    ],
+    [(choose("2.6.0"), "--overwrite"), (AIRFLOWCTL, "-a overwrite")],
     ids=["Airflow", "airflowctl"],
 )
-def test_an_import_of_several(syntax: Syntax, words: list[str]) -> None:
+def test_an_import_of_several(syntax: Syntax, words: str) -> None:
     assert syntax.writes_many
     (command,) = syntax.list_commands([ONE, TWO])
-    assert list(command.words) == words
+    assert list(command.words) == ["connections", "import", *words.split()]
     assert command.file == {"a.b": list_fields(ONE), "c": list_fields(TWO)}
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("1.10.13", "--list"), ("1.10.14", "list"), ("3.3.2", "list")],
+)
+def test_what_lists_them(version: str, words: str) -> None:
+    assert choose(version).listing == ("connections", words)
 
 
 # --- how it is judged ---
@@ -234,37 +221,40 @@ def test_delete_and_add_is_judged(
     assert choose(version).find_failure("a.b", [deleted, added]) is failure
 
 
-@pytest.mark.parametrize(
-    ("output", "is_there"),
-    [
-        ("Imported connection a.b\n", True),
-        ("Imported connection c\nImported connection a.b\nTraceback ...\n", True),
-        ("Imported connection a.b \r\n", True),
-        ("Imported connection a.bc\n", False),
-        ("Imported connection axb\n", False),
-        ("Could not import connection. a.b has to be made of ...\n", False),
-        ("", False),
-    ],
-    ids=["alone", "before an error", "blanks", "longer", "dot", "skipped", "silent"],
-)
+IMPORTED = {
+    "alone": ("Imported connection a.b\n", True),
+    "before an error": (
+        "Imported connection c\nImported connection a.b\nTraceback ...\n",
+        True,
+    ),
+    "blanks": ("Imported connection a.b \r\n", True),
+    "longer": ("Imported connection a.bc\n", False),
+    "dot": ("Imported connection axb\n", False),
+    "skipped": ("Could not import connection. a.b has to be made of ...\n", False),
+    "silent": ("", False),
+}
+
+
+@pytest.mark.parametrize(("output", "is_there"), IMPORTED.values(), ids=IMPORTED)
 def test_an_import_is_judged(output: str, is_there: bool) -> None:
     outcome = Outcome(1, output)
     failure = choose("2.6.0").find_failure("a.b", [outcome])
     assert failure is (None if is_there else outcome)
 
 
+IMPORTED_BY_API = {
+    "alone": ("Successfully imported ['a.b'] connection(s)\n", True),
+    "with another": ("Successfully imported ['c', 'a.b'] connection(s)\n", True),
+    "another": ("Successfully imported ['c'] connection(s)\n", False),
+    "others": ("Successfully imported ['axb', 'ba.b'] connection(s)\n", False),
+    "failed": ("Failed to import connections ['a.b']\n", False),
+}
+
+
 @pytest.mark.parametrize(
-    ("output", "is_there"),
-    [
-        ("Successfully imported ['a.b'] connection(s)\n", True),
-        ("Successfully imported ['c', 'a.b'] connection(s)\n", True),
-        ("Successfully imported ['c'] connection(s)\n", False),
-        ("Successfully imported ['axb', 'ba.b'] connection(s)\n", False),
-        ("Failed to import connections ['a.b']\n", False),
-    ],
-    ids=["alone", "with another", "another", "others", "failed"],
+    ("output", "is_there"), IMPORTED_BY_API.values(), ids=IMPORTED_BY_API
 )
 def test_an_import_by_the_api_is_judged(output: str, is_there: bool) -> None:
     outcome = Outcome(0, output)
-    syntax = choose_syntax("airflowctl", "0.1.0", True, "auto")
-    assert syntax.find_failure("a.b", [outcome]) is (None if is_there else outcome)
+    failure = AIRFLOWCTL.find_failure("a.b", [outcome])
+    assert failure is (None if is_there else outcome)
