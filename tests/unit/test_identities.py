@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.support.ecr_stand_in import (
     EcrStandIn,
     Role,
 )
+
+from .conftest import catch
 
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"
@@ -149,31 +152,31 @@ def test_how_a_role_is_assumed(
     assert aws.calls == [Call("eu-west-1", (), "555555555555")]
 
 
-def test_a_duration_that_is_no_number(aws: EcrStandIn) -> None:
-    held = holding(role_arn=OTHER, assume_role_kwargs={"DurationSeconds": "an hour"})
-    with pytest.raises(ValueError, match="'an hour'"):
-        create_client(HERE, held, "ecr")
-    assert aws.assumed == []
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"assume_role_method": "assume_role_with_web_identity"},
-        {"assume_role_kwargs": "ExternalId=night-42"},
-        {"session_kwargs": {}},
-        {"aws_iam_role": "puller"},
-    ],
-    ids=lambda extra: next(iter(extra)),
+OTHER_KIND = "its extra has a role or session of another kind; use keys"
+NO_OBJECT = 'its extra is no JSON object; give one, such as {"region_name": "us-east-1"}, or none'
+NO_DURATION = (
+    "DurationSeconds in its extra is no number of seconds; give one, such as 3600"
 )
-def test_a_session_of_another_kind(aws: EcrStandIn, extra: dict[str, Any]) -> None:
-    target = Target(region="us-east-1", aws_conn_id="aws_default")
-    with pytest.raises(StepFailed) as caught:
-        create_client(target, holding(**BUILDERS, **extra), "ecr")
-    assert str(caught.value) == (
-        "aws_conn_id aws_default: its extra has a role or session of another kind; "
-        "use keys"
-    )
+REFUSED: list[tuple[Any, str]] = [
+    ({"assume_role_method": "assume_role_with_web_identity"}, OTHER_KIND),
+    ({"assume_role_kwargs": "ExternalId=night-42"}, OTHER_KIND),
+    ({"session_kwargs": {}}, OTHER_KIND),
+    ({"aws_iam_role": "puller"}, OTHER_KIND),
+    (["region_name"], NO_OBJECT),
+    ("region_name=us-east-1", NO_OBJECT),
+    *(
+        ({"assume_role_kwargs": {"DurationSeconds": seconds}}, NO_DURATION)
+        for seconds in ("an hour", None, float("inf"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "why"), REFUSED, ids=str)
+def test_an_extra_that_is_refused(aws: EcrStandIn, extra: Any, why: str) -> None:
+    target = Target(region="us-east-1", aws_conn_id="aws_default", role_arn=OTHER)
+    held = replace(holding(**BUILDERS), extra=extra)
+    told = catch(StepFailed, create_client, target, held, "ecr")
+    assert told == f"aws_conn_id aws_default: {why}"
     assert (aws.calls, aws.assumed) == ([], [])
 
 
