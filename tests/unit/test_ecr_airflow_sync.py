@@ -17,7 +17,7 @@ import pytest
 import ecr_airflow_sync
 from ecr_airflow_sync import Airflow, Result, SyncError, Target, UsageError
 from tests.support.command import Command, FakeAirflow
-from tests.support.ecr_stand_in import BUILDER, Call, EcrStandIn, Fault
+from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 
 from .conftest import catch
 
@@ -190,6 +190,38 @@ def test_credentials_from_an_airflow_connection(
     ecr_airflow_sync.sync([theirs, TWO], there(airflow))
     callers = {call.registries: call.account for call in aws.calls}
     assert callers == {(A,): BUILDER.account, (B,): "123456789012"}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_two_that_come_to_one_id_are_not_written(
+    airflow: FakeAirflow, dry_run: bool
+) -> None:
+    own, named = Target("e_{registry}", "us-east-1"), f"e_{ACCOUNT}"
+    two = [own, Target(named, "us-east-1", ACCOUNT), ONE]
+    with pytest.raises(SyncError, match=f"^{named}, {named}: another conn") as caught:
+        ecr_airflow_sync.sync(two, there(airflow), dry_run=dry_run)
+    last = "planned" if dry_run else "written"
+    assert statuses(caught.value.results) == ["failed", "failed", last]
+    assert list(airflow.connections()) == ([] if dry_run else ["one"])
+
+
+def test_an_id_that_is_in_use_in_the_same_run(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a connection that is fresh, and by one that has AWS credentials."""
+    named = Target(f"e_{ACCOUNT}", "us-east-1", ACCOUNT)
+    own = Target("e_{registry}", "us-east-1")
+    ecr_airflow_sync.sync([named], there(airflow))
+    with pytest.raises(SyncError) as caught:
+        ecr_airflow_sync.sync([named, own], there(airflow), renew_before=60)
+    assert statuses(caught.value.results) == ["fresh", "failed"]
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    keys = Target("{region}", aws_conn_id="us-east-1")
+    stored = airflow.connections()
+    airflow.store.write_text(json.dumps({**stored, "us-east-1": {"login": ""}}))
+    with pytest.raises(SyncError, match="another connection of this run has that id"):
+        ecr_airflow_sync.sync([keys], there(airflow))
+    assert airflow.connections()["us-east-1"] == {"login": ""}
 
 
 def test_a_check_writes_nothing(airflow: FakeAirflow, aws: EcrStandIn) -> None:

@@ -12,11 +12,12 @@ from _ecr_airflow_sync.errors import UsageError
 from _ecr_airflow_sync.model import Target
 from _ecr_airflow_sync.targets import (
     combine_targets,
+    find_clashes,
     validate_target,
     validate_targets,
 )
 
-from .conftest import catch
+from .conftest import REGISTRY, catch, token_for
 
 A, B = "111111111111", "222222222222"
 RULE = (
@@ -78,7 +79,8 @@ def describe(fields: dict[str, str]) -> str:
 ALLOWED: list[dict[str, str]] = [
     {"conn_id": "x" * 200},
     {"conn_id": ".a-b_c.d"},
-    {"conn_id": "{registry}"},
+    {"conn_id": "x" * 188 + "{registry}"},
+    {"conn_id": "x" * 186 + "{region}"},
     {"host": "localhost"},
     {"host": ""},
     {"host": "{registry}.dkr-ecr.{region}.on.aws"},
@@ -115,6 +117,15 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     *(
         ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
         for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201)
+    ),
+    *(
+        ({"conn_id": template}, f"conn id {template!r}: {RULE}")
+        for template in ("x" * 189 + "{registry}", "x" * 187 + "{region}")
+    ),
+    ({"conn_id": "e_{region}", "region": "a/b"}, f"conn id 'e_a/b': {RULE}"),
+    (
+        {"conn_id": "x" * 189 + "{registry}", "registry": A},
+        f"conn id {'x' * 189 + A!r}: {RULE}",
     ),
     *(
         ({"host": host}, f"host {host!r} {NO_HOST}")
@@ -189,6 +200,17 @@ def test_no_connection_is_asked_for_twice(conn_ids: str) -> None:
         Target(conn_id, region) for conn_id, region in zip(conn_ids.split(), "xyz")
     ]
     assert catch(UsageError, validate_targets, targets) == CLASHES[conn_ids]
+
+
+def test_ids_that_came_to_be_the_same() -> None:
+    """By what ECR told, so no earlier."""
+    own, named = Target("e_{registry}"), Target(f"E_{REGISTRY}", registry=REGISTRY)
+    asked = [own, named, Target("builder"), Target("fine")]
+    clashes = find_clashes([token_for(target) for target in asked], ["Builder", "old"])
+    assert list(clashes) == [f"e_{REGISTRY}", f"E_{REGISTRY}", "builder"]
+    assert set(clashes.values()) == {
+        "another connection of this run has that id too; give each an id of its own"
+    }
 
 
 def test_no_token_replaces_the_credentials() -> None:
