@@ -84,74 +84,54 @@ def test_a_file_that_everyone_may_write(path: Path) -> None:
     assert refuse(path) == f"{path}: everyone may write it; chmod o-w '{path}'"
 
 
-REFUSED = {
-    "unknown key": (
-        "[x]\nregoin = us-east-1\n",
-        f", [x]: unknown key regoin; there are {KEYS}",
-    ),
-    "unknown key in DEFAULT": (
-        "[DEFAULT]\n\nconn_id = x\n[x]\n",
-        f", [x]: unknown key conn_id; there are {KEYS}",
-    ),
-    "no value": ("[x]\n\nregion =\n", ", [x]: region has no value"),
-    "no value in DEFAULT": (
-        "[DEFAULT]\nprofile =\n[x]\nregion = us-east-1\n",
-        ", [x]: profile has no value",
-    ),
-    "two lines": ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
-    "key without a sign": (
-        "[x]\nregion\n",
-        ": Source contains parsing errors: '{path}' [line 2]: 'region",
-    ),
-    "key with a colon": (
-        "[x]\nregion: us-east-1\n",
-        ": Source contains parsing errors: '{path}' [line 2]: 'region: us-east-1",
-    ),
-    "no header": (
-        "region = x\n",
-        ": File contains no section headers. file: '{path}', line: 1 'region = x",
-    ),
-    "key twice": (
+UNKNOWN = f"; there are {KEYS}"
+NO_SECTION = ": no section, such as [docker_default]"
+NO_HEADER = ": File contains no section headers."
+NO_SIGN = ": Source contains parsing errors: '{path}' [line 2]: 'region"
+REFUSED = [
+    ("[x]\nregoin = us-east-1\n", f", [x]: unknown key regoin{UNKNOWN}"),
+    ("[DEFAULT]\n\nconn_id = x\n[x]\n", f", [x]: unknown key conn_id{UNKNOWN}"),
+    ("[x]\n\nregion =\n", ", [x]: region has no value"),
+    ("[DEFAULT]\nprofile =\n[x]\nregion = a\n", ", [x]: profile has no value"),
+    ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
+    ("[x]\nregion\n", NO_SIGN),
+    ("[x]\nregion: us-east-1\n", f"{NO_SIGN}: us-east-1"),
+    ("region = x\n", f"{NO_HEADER} file: '{{path}}', line: 1 'region = x"),
+    (
         "[x]\nregion = a\nregion = b\n",
         ": While reading from '{path}' [line 3]: option 'region' in section 'x' already "
         "exists",
     ),
-    "section twice": (
+    (
         "[x]\n[y]\n[x]\n",
         ": While reading from '{path}' [line 3]: section 'x' already exists",
     ),
-    "empty": ("", ": no section, such as [docker_default]"),
-    "DEFAULT alone": (
-        "[DEFAULT]\nregion = us-east-1\n",
-        ": no section, such as [docker_default]",
-    ),
-    "registry": (
+    ("", NO_SECTION),
+    ("[DEFAULT]\nregion = us-east-1\n", NO_SECTION),
+    (
         "[x]\n[y]\nregistry = 12\n",
         ", [y]: registry '12' is not an account id of twelve digits",
     ),
-    "host": (
-        "[x]\nhost = https://a\n",
-        ", [x]: host 'https://a' is not a bare host",
-    ),
-    "extra": ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '"),
-    "identity": (
+    ("[x]\nhost = https://a\n", ", [x]: host 'https://a' is not a bare host"),
+    ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '"),
+    (
         "[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n",
         ", [x]: profile and aws_conn_id are two",
     ),
-    "conn id": ("[a b]\n", ", [a b]: conn id 'a b': it must be 1 to 200"),
-    "placeholder": (
+    ("[a b]\n", ", [a b]: conn id 'a b': it must be 1 to 200"),
+    (
         "[e_{region}]\n",
         ", [e_{region}]: a section is a connection id, without placeholders",
     ),
-    "not an INI file": ("\N{SNOWMAN}", ": File contains no section headers."),
-    "no UTF-8": (
+    ("\N{SNOWMAN}", NO_HEADER),
+    (
         "[x]\nregion = \udcff\n",
         ": 'utf-8' codec can't decode byte 0xff in position 13",
     ),
-}
+]
 
 
-@pytest.mark.parametrize(("text", "error"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("text", "error"), REFUSED, ids=ascii)
 def test_what_is_refused(path: Path, text: str, error: str) -> None:
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     told = refuse(path)
