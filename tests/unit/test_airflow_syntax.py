@@ -91,17 +91,11 @@ def test_what_a_version_has_not() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("version", "is_airflowctl", "shows"),
-    [
-        ("1.10.15", False, False),
-        ("2.0.0", False, True),
-        ("3.3.2", False, True),
-        ("3.3.2", True, False),
-    ],
-)
-def test_who_shows_connections(version: str, is_airflowctl: bool, shows: bool) -> None:
-    assert shows_connections(version, is_airflowctl) == shows
+def test_who_shows_connections() -> None:
+    assert shows_connections("2.0.0", False)
+    assert shows_connections("3.3.2", False)
+    assert not shows_connections("1.10.15", False)
+    assert not shows_connections("3.3.2", True)
 
 
 # --- what is said ---
@@ -155,12 +149,9 @@ def test_an_import_of_several(syntax: Syntax, words: str) -> None:
     assert command.file == {"a.b": list_fields(ONE), "c": list_fields(TWO)}
 
 
-@pytest.mark.parametrize(
-    ("version", "words"),
-    [("1.10.13", "--list"), ("1.10.14", "list"), ("3.3.2", "list")],
-)
-def test_what_lists_them(version: str, words: str) -> None:
-    assert choose(version).listing == ("connections", words)
+def test_what_lists_them() -> None:
+    assert choose("1.10.13").listing == ("connections", "--list")
+    assert choose("1.10.14").listing == ("connections", "list")
 
 
 # --- how it is judged ---

@@ -282,22 +282,15 @@ def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
 
 
 @pytest.fixture
-def _as_before() -> Iterator[None]:
-    """What main() sets for a process of its own is set back."""
+def run(
+    airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command: its status, and what it prints on stdout and stderr.
+
+    What main() sets for a process of its own is set back.
+    """
     terminate = signal.getsignal(signal.SIGTERM)
     handlers, level, mask = list(log.handlers), log.level, os.umask(0o022)
-    yield
-    signal.signal(signal.SIGTERM, terminate)
-    log.handlers[:] = handlers
-    log.setLevel(level)
-    os.umask(mask)
-
-
-@pytest.fixture
-def run(
-    _as_before: None, airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command: its status, and what it prints on stdout and stderr."""
 
     def run(*options: str) -> tuple[int, str, str]:
         arguments = ["--airflow", str(airflow.script), *options]
@@ -307,7 +300,11 @@ def run(
         assert isinstance(caught.value.code, int)
         return caught.value.code, printed.out, printed.err
 
-    return run
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+    log.handlers[:] = handlers
+    log.setLevel(level)
+    os.umask(mask)
 
 
 Run = Callable[..., "tuple[int, str, str]"]

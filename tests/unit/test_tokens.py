@@ -96,20 +96,14 @@ def test_calls_go_side_by_side(
     assert all(isinstance(token, Token) for token in granted.values())
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "host"),
-    [
-        (f"https://{HOST}", HOST),
-        (f"http://{HOST}:5000/", HOST),
-        (HOST, HOST),
-        (f"{ACCOUNT}.localhost", f"{ACCOUNT}.localhost"),
-    ],
-)
-def test_the_host_of_an_endpoint(aws: EcrStandIn, endpoint: str, host: str) -> None:
-    aws.faults[US] = Fault(change={"proxyEndpoint": endpoint})
-    token = fetch(Target(region=US, registry=ACCOUNT))
-    assert isinstance(token, Token)
-    assert (token.host, token.registry) == (host, ACCOUNT)
+def test_the_host_of_an_endpoint(aws: EcrStandIn) -> None:
+    local = f"{ACCOUNT}.localhost"
+    endpoints = {f"https://{HOST}": HOST, f"http://{HOST}:5000/": HOST, HOST: HOST}
+    for endpoint, host in {**endpoints, local: local}.items():
+        aws.faults[US] = Fault(change={"proxyEndpoint": endpoint})
+        token = fetch(Target(region=US, registry=ACCOUNT))
+        assert isinstance(token, Token)
+        assert (token.host, token.registry) == (host, ACCOUNT)
 
 
 NO_TEXT = f"ECR's token for {HOST} is not base64 of plain text"
@@ -156,27 +150,19 @@ def test_a_registry_that_is_left_out(aws: EcrStandIn) -> None:
     assert isinstance(token, Token)
 
 
-@pytest.mark.parametrize(
-    ("registry", "told"),
-    [
-        (
-            None,
-            f"ECR in {US} gave no token for the caller's own registry; {NOT_ECR}",
-        ),
-        (
-            "public",
-            f"ECR's answer for public.ecr.aws has no authorizationToken; {TRY_AGAIN}",
-        ),
-    ],
-)
-@pytest.mark.parametrize(
-    "body", [b"{}", b'{"authorizationData": null}', b""], ids=["{}", "null", "empty"]
-)
+NOTHING = {
+    None: f"ECR in {US} gave no token for the caller's own registry; {NOT_ECR}",
+    "public": f"ECR's answer for public.ecr.aws has no authorizationToken; {TRY_AGAIN}",
+}
+
+
+@pytest.mark.parametrize("registry", NOTHING)
+@pytest.mark.parametrize("body", [b"{}", b'{"authorizationData": null}', b""], ids=str)
 def test_an_answer_without_data(
-    aws: EcrStandIn, registry: str | None, told: str, body: bytes
+    aws: EcrStandIn, registry: str | None, body: bytes
 ) -> None:
     aws.faults[registry or US] = Fault(status=200, body=body)
-    assert str(fetch(Target(region=US, registry=registry))) == told
+    assert str(fetch(Target(region=US, registry=registry))) == NOTHING[registry]
 
 
 ANSWERS = {
@@ -213,23 +199,16 @@ def test_what_is_refused_is_not_asked_again(aws: EcrStandIn) -> None:
     assert len(aws.calls) == 2
 
 
-@pytest.mark.parametrize(
-    ("held", "why"),
-    [
-        (
-            ConnectionMissing("Connection not found"),
-            "Airflow has no such connection; check the id, or create it, with AWS "
-            "credentials",
-        ),
-        (StepFailed("no database"), "no database"),
-    ],
-)
-def test_no_credentials_of_somebody_else(
-    aws: EcrStandIn, held: StepFailed, why: str
-) -> None:
+def test_no_credentials_of_somebody_else(aws: EcrStandIn) -> None:
+    missing = "Airflow has no such connection; check the id, or create it, with AWS"
+    reasons = {
+        ConnectionMissing("Connection not found"): f"{missing} credentials",
+        StepFailed("no database"): "no database",
+    }
     target = Target(region=US, aws_conn_id="gone")
-    failure = fetch_tokens([target], {"gone": held})[target]
-    assert str(failure) == f"aws_conn_id gone: {why}"
+    for held, why in reasons.items():
+        failure = fetch_tokens([target], {"gone": held})[target]
+        assert str(failure) == f"aws_conn_id gone: {why}"
     assert aws.calls == []
 
 
