@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,13 +43,17 @@ def test_a_token(aws: EcrStandIn) -> None:
     end = 1_900_000_000
     aws.faults[US] = Fault(change={"expiresAt": end})
     target = Target("e_{registry}", US)
-    assert fetch(target) == Token(
+    token = fetch(target)
+    assert isinstance(token, Token)
+    is_granted = [token.password] == aws.tokens[US, ACCOUNT]
+    assert is_granted
+    assert replace(token, password="s3cret") == Token(
         target=target,
         registry=ACCOUNT,
         region=US,
         registry_host=HOST,
         login="AWS",
-        password=aws.tokens[US, ACCOUNT][0],
+        password="s3cret",
         expires_at=datetime.fromtimestamp(end, timezone.utc),
     )
 
@@ -80,7 +85,8 @@ def test_targets_that_can_share_a_call_do(aws: EcrStandIn) -> None:
         assert token.target is target
         registry = target.registry or ACCOUNT
         assert token.registry == registry
-        assert token.password in aws.tokens[token.region, registry]
+        is_granted = token.password in aws.tokens[token.region, registry]
+        assert is_granted
 
 
 def test_calls_go_side_by_side(
