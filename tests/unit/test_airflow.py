@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Iterator
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow import Airflow
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed, UsageError
 from _ecr_airflow_sync.model import Connection, HeldConnection
@@ -284,6 +286,22 @@ def test_an_end_in_the_middle(start: Start) -> None:
         told = running.write([ONE, TWO])
     why = f"{running.found.executable}: \ufffd cannot take *** (exit status 3)"
     assert told == dict.fromkeys(["one", "two"], why)
+
+
+def test_a_deadline_names_the_database(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be why. Once Airflow has started, the clock goes a thousand times fast."""
+    url = "mysql://me:s3cret@db.example.com/airflow"
+    monkeypatch.setenv("AIRFLOW__CORE__SQL_ALCHEMY_CONN", url)
+    now = time.monotonic
+    with start("import time; time.sleep(60)") as running:
+        monkeypatch.setattr(time, "monotonic", lambda: 1000 * now())
+        monkeypatch.setattr(interpreter, "LOOK_EVERY", 0.01)
+        told = running.write([ONE])
+    why = "killed after 30 s, while running connections import; see --timeout"
+    where = "the database is at db.example.com"
+    assert told == {"one": f"{running.found.executable}: {why}; {where}"}
 
 
 def test_what_airflow_printed_is_shown_to_whoever_wants_it(
