@@ -48,7 +48,7 @@ from _ecr_airflow_sync.process import prepare_process, wait_a_moment
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
-from _ecr_airflow_sync.targets import validate_targets
+from _ecr_airflow_sync.targets import find_clashes, validate_targets
 from _ecr_airflow_sync.tokens import Granted, fetch_tokens
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def _renew(
     try:
         if due:
             known = state.list_conn_ids()
-            renewed = _renew_due(due, airflow, known, dry_run, replace)
+            taken = [fresh.conn_id for fresh in results.values()]
+            taken += [t.aws_conn_id for t in targets if t.aws_conn_id]
+            renewed = _renew_due(due, airflow, known, taken, dry_run, replace)
             results.update(zip(due, renewed.results))
     finally:  # also after Ctrl-C: then nobody knows what became of those
         if not dry_run:
@@ -138,12 +140,14 @@ def _renew_due(
     targets: Sequence[Target],
     airflow: Airflow,
     known: Collection[str],
+    taken: Collection[str],
     dry_run: bool,
     replace: bool,
 ) -> Run:
     """Fetch the tokens, while Airflow is imported, and have Airflow hold them.
 
-    The connections whose ids are ``known`` are this command's to replace.
+    The connections whose ids are ``known`` are this command's to replace, but not those
+    whose ids are ``taken``.
     """
     found = None
     try:
@@ -155,12 +159,15 @@ def _renew_due(
             tokens = [token for token in granted.values() if isinstance(token, Token)]
             for token in tokens:
                 _warn(token, running)
-            connections = [Connection.holding(token) for token in tokens]
+            clashes = find_clashes(tokens, taken)
+            ours = [token for token in tokens if token.conn_id not in clashes]
+            connections = [Connection.holding(token) for token in ours]
             remarks = None
             if dry_run:
                 errors, remarks = _plan(connections, running, known, replace)
             else:
                 errors = _write(connections, running, known, replace)
+            errors.update(clashes)
             found = running.found
     except StepFailed as failure:
         return Run([Result.failed(t, str(failure)) for t in targets], found)

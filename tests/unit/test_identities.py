@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.support.ecr_stand_in import (
     EcrStandIn,
     Role,
 )
+
+from .conftest import catch
 
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"
@@ -46,36 +49,24 @@ PARTNERS = {
 }
 
 
+ROLE = Target(region="us-east-1", role_arn=OTHER)
+PROFILE = Target(region="us-east-1", profile="partner")
+IDENTITIES = {
+    "environment": (HERE, None, WORKER.account),
+    "empty connection": (HERE, holding(), WORKER.account),
+    "login": (HERE, holding(**BUILDERS), BUILDER.account),
+    "extra": (HERE, holding(**PARTNERS), PARTNER.account),
+    "login before extra": (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
+    "profile": (PROFILE, None, PARTNER.account),
+    "profile of the extra": (HERE, holding(profile_name="partner"), PARTNER.account),
+    "role": (ROLE, None, "666666666666"),
+    "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
+    "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
+}
+
+
 @pytest.mark.parametrize(
-    ("target", "held", "account"),
-    [
-        (HERE, None, WORKER.account),
-        (HERE, holding(), WORKER.account),
-        (HERE, holding(**BUILDERS), BUILDER.account),
-        (HERE, holding(**PARTNERS), PARTNER.account),
-        (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
-        (Target(region="us-east-1", profile="partner"), None, PARTNER.account),
-        (HERE, holding(profile_name="partner"), PARTNER.account),
-        (Target(region="us-east-1", role_arn=OTHER), None, "666666666666"),
-        (HERE, holding(role_arn=OTHER), "666666666666"),
-        (
-            Target(region="us-east-1", role_arn=OTHER),
-            holding(role_arn=PULLER),
-            "666666666666",
-        ),
-    ],
-    ids=[
-        "environment",
-        "empty connection",
-        "login",
-        "extra",
-        "login before extra",
-        "profile",
-        "profile of the extra",
-        "role",
-        "role of the extra",
-        "role before that of the extra",
-    ],
+    ("target", "held", "account"), IDENTITIES.values(), ids=IDENTITIES
 )
 def test_who_asks(
     aws: EcrStandIn,
@@ -95,15 +86,16 @@ def test_who_asks(
     assert aws.calls == [Call("us-east-1", (), account)]
 
 
+REGIONS: dict[str, tuple[str, dict[str, str], str, str]] = {
+    "the target's": ("eu-west-1", {"region_name": "x"}, "eu-west-3", "eu-west-1"),
+    "the extra's": ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
+    "AWS_REGION": ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
+    "boto3's own": ("", {}, "", "eu-west-4"),
+}
+
+
 @pytest.mark.parametrize(
-    ("region", "extra", "variable", "found"),
-    [
-        ("eu-west-1", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-1"),
-        ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
-        ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
-        ("", {}, "", "eu-west-4"),
-    ],
-    ids=["the target's", "the connection's", "AWS_REGION", "boto3's own"],
+    ("region", "extra", "variable", "found"), REGIONS.values(), ids=REGIONS
 )
 def test_the_region(
     monkeypatch: pytest.MonkeyPatch,
@@ -124,73 +116,67 @@ def test_a_role_without_a_region(aws: EcrStandIn) -> None:
     assert aws.assumed == []
 
 
-@pytest.mark.parametrize(
-    ("external_id", "extra", "asked"),
-    [
-        ("night-42", {}, Assumption(PULLER, "ecr-airflow-sync", "night-42")),
-        (
-            "night-42",
-            {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
-            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
-        ),
-        (
-            None,
-            {"external_id": "night-42", "assume_role_kwargs": None},
-            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
-        ),
-        (
-            None,
-            {
-                "assume_role_method": "assume_role",
-                "assume_role_kwargs": {
-                    "ExternalId": "night-42",
-                    "RoleSessionName": "airflow",
-                    "DurationSeconds": "900",
-                },
+NIGHT = Assumption(PULLER, "ecr-airflow-sync", "night-42")
+ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
+    "option": ("night-42", {}, NIGHT),
+    "option before extra": (
+        "night-42",
+        {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
+        NIGHT,
+    ),
+    "extra": (None, {"external_id": "night-42", "assume_role_kwargs": None}, NIGHT),
+    "what Airflow passes on": (
+        None,
+        {
+            "assume_role_method": "assume_role",
+            "assume_role_kwargs": {
+                "ExternalId": "night-42",
+                "RoleSessionName": "airflow",
+                "DurationSeconds": "900",
             },
-            Assumption(PULLER, "airflow", "night-42", 900),
-        ),
-    ],
-    ids=["option", "option before extra", "extra", "what Airflow passes on"],
+        },
+        Assumption(PULLER, "airflow", "night-42", 900),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("external_id", "extra", "asked"), ASSUMED.values(), ids=ASSUMED
 )
 def test_how_a_role_is_assumed(
-    aws: EcrStandIn,
-    external_id: str | None,
-    extra: dict[str, Any],
-    asked: Assumption,
+    aws: EcrStandIn, external_id: str | None, extra: dict[str, Any], asked: Assumption
 ) -> None:
     target = Target(region="eu-west-1", role_arn=PULLER, external_id=external_id)
-    client = create_client(target, holding(**extra), "ecr")
-    client.get_authorization_token()
+    create_client(target, holding(**extra), "ecr").get_authorization_token()
     assert aws.assumed == [asked]
     assert aws.calls == [Call("eu-west-1", (), "555555555555")]
 
 
-def test_a_duration_that_is_no_number(aws: EcrStandIn) -> None:
-    held = holding(role_arn=OTHER, assume_role_kwargs={"DurationSeconds": "an hour"})
-    with pytest.raises(ValueError, match="'an hour'"):
-        create_client(HERE, held, "ecr")
-    assert aws.assumed == []
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"assume_role_method": "assume_role_with_web_identity"},
-        {"assume_role_kwargs": "ExternalId=night-42"},
-        {"session_kwargs": {}},
-        {"aws_iam_role": "puller"},
-    ],
-    ids=lambda extra: next(iter(extra)),
+OTHER_KIND = "its extra has a role or session of another kind; use keys"
+NO_OBJECT = 'its extra is no JSON object; give one, such as {"region_name": "us-east-1"}, or none'
+NO_DURATION = (
+    "DurationSeconds in its extra is no number of seconds; give one, such as 3600"
 )
-def test_a_session_of_another_kind(aws: EcrStandIn, extra: dict[str, Any]) -> None:
-    target = Target(region="us-east-1", aws_conn_id="aws_default")
-    with pytest.raises(StepFailed) as caught:
-        create_client(target, holding(**BUILDERS, **extra), "ecr")
-    assert str(caught.value) == (
-        "aws_conn_id aws_default: its extra has a role or session of another kind; "
-        "use keys"
-    )
+REFUSED: list[tuple[Any, str]] = [
+    ({"assume_role_method": "assume_role_with_web_identity"}, OTHER_KIND),
+    ({"assume_role_kwargs": "ExternalId=night-42"}, OTHER_KIND),
+    ({"session_kwargs": {}}, OTHER_KIND),
+    ({"aws_iam_role": "puller"}, OTHER_KIND),
+    (["region_name"], NO_OBJECT),
+    ("region_name=us-east-1", NO_OBJECT),
+    *(
+        ({"assume_role_kwargs": {"DurationSeconds": seconds}}, NO_DURATION)
+        for seconds in ("an hour", None, float("inf"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "why"), REFUSED, ids=str)
+def test_an_extra_that_is_refused(aws: EcrStandIn, extra: Any, why: str) -> None:
+    target = Target(region="us-east-1", aws_conn_id="aws_default", role_arn=OTHER)
+    held = replace(holding(**BUILDERS), extra=extra)
+    told = catch(StepFailed, create_client, target, held, "ecr")
+    assert told == f"aws_conn_id aws_default: {why}"
     assert (aws.calls, aws.assumed) == ([], [])
 
 
@@ -205,8 +191,7 @@ def test_the_endpoint_is_for_ecr_alone(
 
 
 def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:
-    client = create_client(HERE, None, "ecr-public")
-    client.get_authorization_token()
+    create_client(HERE, None, "ecr-public").get_authorization_token()
     assert aws.calls == [Call("us-east-1", (), WORKER.account, public=True)]
 
 
