@@ -479,7 +479,7 @@ def test_the_python_of_a_uv_environment_that_can_be_moved(
         ("sh -c 'echo sorry >&2; exit 5' airflow", "sh -c 'echo sorry >&2; exit 5' airflow: "
          "sorry (exit status 5)"),
         ("{tmp}/wrapper", f"{{tmp}}/wrapper: {{tmp}}/wrapper {WRAPPER} (exit status 126)"),
-        ("/bin/true", f"/bin/true: /bin/true {WRAPPER} (exit status 126)"),
+        ("/usr/bin/true", f"/usr/bin/true: /usr/bin/true {WRAPPER} (exit status 126)"),
         ("/bin/bash", f"/bin/bash: /bin/bash {WRAPPER} (exit status 126)"),
     ],
 )  # fmt: skip
