@@ -12,8 +12,17 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.docker_worker import SAYS, DockerWorker, docker_worker
-from tests.support.worker import HOST
+from tests.support.command import ROOT
+from tests.support.docker_worker import CTL, SAYS, DockerWorker, docker_worker
+from tests.support.worker import (
+    HOST,
+    SERVICE,
+    UID,
+    Worker,
+    add_airflow,
+    install_units,
+    own,
+)
 
 HOUR = 3600
 REFUSED = f"https://{HOST}/v2/ failed with status: 403"
@@ -148,3 +157,31 @@ def test_sync_then_run(worker: DockerWorker) -> None:
         worker.ecr.lifetime = lifetime * HOUR
         assert_scrapes(worker, "sync_then_run", **worker.beside_airflow())
         assert len(worker.ecr.calls) == calls
+
+
+@pytest.mark.parametrize("prepared", ["3.3.2"], indirect=True)
+def test_the_service_writes_by_airflowctl(worker: DockerWorker) -> None:
+    """With the shipped drop-in, which fetches a token of Airflow's before each run."""
+    machine = worker.machine
+    shipped = (ROOT / "examples/systemd/airflowctl.conf").read_text()
+    drop_in = shipped.replace("/opt/airflow/bin/airflowctl", f"{CTL}/bin/airflowctl")
+    drop_in = drop_in.replace(
+        "https://airflow.example.com", worker.env["AIRFLOW__API__BASE_URL"]
+    )
+    assert drop_in.count(CTL) == 3
+    host = Worker(machine, worker.home, worker.ecr)
+    add_airflow(machine)
+    install_units(machine)
+    own(worker.home, UID)
+    host.configure(
+        ECR_AIRFLOW_SYNC_AIRFLOW=f"{CTL}/bin/airflowctl",
+        PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring",
+    )
+    host.drop_in(SERVICE, drop_in)
+    machine.write("/etc/ecr-airflow-sync/password", "of nobody", 0o400)
+    machine.run("chown", "-R", "airflow", "/etc/ecr-airflow-sync")
+    for calls in (1, 2):
+        machine.run("systemctl", "start", SERVICE)
+        assert len(worker.ecr.calls) == calls
+        assert host.is_fresh()
+    assert host.traces() == []

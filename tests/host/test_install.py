@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +115,11 @@ class Host:
             self.run(f"git clone --quiet /srv/project {SYNC}")
         return self.run(f"cd {SYNC}", *lines)
 
+    def commit(self) -> None:
+        """Have all that is in the project in its repository."""
+        me = "git -c user.name=test -c user.email=test@example.com"
+        self.run("cd /srv/project", "git add --all", f"{me} commit -qm all")
+
     def default(self) -> str:
         return self.machine.path(DEFAULT).read_text()
 
@@ -133,7 +137,8 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("install")
     mounts = mount_airflow(AIRFLOW, folder)
     make_home(folder / "home", AIRFLOW_CFG)
-    make_repository(folder / "project")
+    copy_project(folder / "project")
+    own(folder / "project", ADMIN)
     mounts.update({HOME: [folder / "home"], "/srv/project": [folder / "project"]})
     mounts["/opt/of-uv"] = [Path(uv.find_uv_bin()).parent]
     with boot(mounts) as machine, EcrStandIn() as ecr:
@@ -155,27 +160,11 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         machine.write("/usr/local/bin/editor", EDITOR, 0o755)
         machine.path("/usr/local/bin/uv").symlink_to("/opt/of-uv/uv")
         machine.write("/usr/local/bin/pipx", PIPX, 0o755)
-        yield Host(worker, folder / "project", all_have)
+        host = Host(worker, folder / "project", all_have)
+        host.run("git init --quiet /srv/project")
+        host.commit()
+        yield host
         ecr.shutdown()
-
-
-def make_repository(folder: Path) -> None:
-    """The project as it is here, committed or not, for the administrator to clone."""
-    copy_project(folder)
-    git(folder, "init", "--quiet")
-    commit(folder)
-
-
-def commit(folder: Path) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message=all")
-    own(folder, ADMIN)
-
-
-def git(folder: Path, *arguments: str) -> None:
-    me = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    anybodys = ["-c", f"safe.directory={folder}"]
-    subprocess.run(["git", *me, *anybodys, *arguments], cwd=folder, check=True)
 
 
 @pytest.fixture
@@ -281,7 +270,7 @@ def test_an_upgrade_without_values(host: Host) -> None:
     version = re.compile('^__version__ = ".*"$', re.MULTILINE)
     source.write_text(version.sub('__version__ = "99.0"', source.read_text()))
     unit.write_text(f"# Of 99.0\n{unit.read_text()}")
-    commit(host.project)
+    host.commit()
     told = host.in_clone(PULL, UPGRADE)
     assert f"docker_default  planned  {HOST}" in told
     assert host.run(f"{OURS}/bin/{SYNC} --version").endswith(" 99.0\n")

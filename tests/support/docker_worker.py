@@ -32,11 +32,12 @@ from tests.support.command import ROOT
 from tests.support.docker import NEEDS, Docker, docker_in
 from tests.support.ecr_stand_in import EcrStandIn, environment
 from tests.support.registry_front import RegistryFront
-from tests.support.worker import HOME, HOST, SYNC, mount_all
+from tests.support.worker import HOME, HOST, SYNC, mount_all, mount_client
 
 SAYS = "scraped all of it"
 # Airflow 1.10 waits forever for what a container says that ended before it could listen.
 SCRAPE = ("sh", "-c", f"sleep 1; echo {SAYS}")
+CTL = "/opt/airflowctl"
 DAGS = "/opt/dags"
 LIBRARY = "/opt/library"
 CLIENT_CONFIG = "/root/.docker/config.json"
@@ -191,7 +192,8 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
     mounts = mount_all(version, folder)
     if version.startswith("1."):  # DockerOperator is part of it, its library is not
         mounts[LIBRARY] = [_install("docker", version, folder)]
-    airflowctl = airflows.environment(airflows.AIRFLOWCTL).resolve()
+    if version.startswith("3."):  # made with the same Python
+        mounts[CTL] = mount_client(folder)
     (folder / "certificates").mkdir()
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_network())
@@ -200,13 +202,13 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         stack.enter_context(_serving(front))
         home, env = stack.enter_context(_airflow(version, folder))
         dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
-        shared = {HOME: [home], DAGS: dags, str(airflowctl): [airflowctl]}
-        machine = stack.enter_context(boot({**mounts, **shared}))
+        mounts.update({HOME: [home], DAGS: dags})
+        machine = stack.enter_context(boot(mounts))
         docker = stack.enter_context(docker_in(machine, own_network=False))
         _start_registry(docker, front.ca.read_text())
         for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
             machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
-        path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{airflowctl}/bin:/usr/bin:/bin"
+        path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{CTL}/bin:/usr/bin:/bin"
         env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
         if LIBRARY in mounts:
             env["PYTHONPATH"] = LIBRARY

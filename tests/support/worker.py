@@ -161,6 +161,12 @@ def mount_all(version: str, folder: Path) -> dict[str, list[Path]]:
     return {**mounts, f"/opt/{SYNC}": [moved, ours]}
 
 
+def mount_client(folder: Path) -> list[Path]:
+    """The layers of airflowctl in /opt/airflowctl, with the Python of Airflow 3."""
+    client = airflows.environment(airflows.AIRFLOWCTL).resolve()
+    return [_move(client, "/opt/airflowctl", "airflowctl", folder), client]
+
+
 def copy_project(to: Path) -> None:
     """Copy the project without what is made in it."""
     made = (".*", "*.egg-info", "build", "dist", "__pycache__")
