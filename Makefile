@@ -51,10 +51,10 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage report --fail-under=95
 
 host: $(VENV)/ready
-	$(BIN)/python -m pytest tests/host --ignore=$(E2E)
+	$(BIN)/python -m pytest tests/host --ignore=$(E2E) -n 2 --dist loadfile
 
 e2e: $(VENV)/ready
-	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)'
+	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)' -n 2
 
 faults: $(VENV)/ready
 	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n 2 --timeout=1800

@@ -336,7 +336,7 @@ NO_AIRFLOW = {
     ),
     "a folder": ("/usr", f"that is a folder; {HOW_TO_FIND} (exit status 126)"),
     "a shell's wrapper": ("{tmp}/shim", f"{{tmp}}/shim {WRAPPER} (exit status 126)"),
-    "a program": ("/bin/true", f"/bin/true {WRAPPER} (exit status 126)"),
+    "a program": ("/usr/bin/true", f"/usr/bin/true {WRAPPER} (exit status 126)"),
 }
 
 
