@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import HOST, A, Command, FakeAirflow
+from tests.support.command import HOST, A, Command, FakeAirflow, Place
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
@@ -175,3 +175,13 @@ def test_several_in_one_airflow_start(
     assert airflow.count_starts() == 1
     unchanged = airflow.connections() == stored
     assert unchanged
+
+
+def test_a_check_that_takes_too_long_names_its_airflow(
+    command: Command, fake: Place
+) -> None:
+    fake(trouble="hang")
+    ran = command("-r", "us-east-1", "--check", "--timeout", "1")
+    assert ran.status == 1
+    assert ran.stdout.startswith("Airflow 2.11.2, ")
+    assert ran.stdout.endswith("\ndocker_default  failed\n")

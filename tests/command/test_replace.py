@@ -94,3 +94,23 @@ def test_a_database_that_cannot_be_asked(
     )
     assert (told["status"], told["error"]) == ("failed", why)
     assert (ran.status, ran.stderr) == (1, f"docker_default: {why}\n")
+
+
+def test_what_this_host_wrote_stays_its_own(
+    command: Command, airflow: FakeAirflow
+) -> None:
+    assert command("-r", "us-east-1").status == 0
+    airflow.hold(docker_default={"conn_type": "postgres"})
+    ran = command("-r", "us-east-1", "--dry-run")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert command("-r", "us-east-1").status == 0
+    assert airflow.connections()["docker_default"]["conn_type"] == "docker"
+
+
+def test_a_dry_run_says_nothing_of_what_a_variable_hides(
+    command: Command, airflow: FakeAirflow
+) -> None:
+    variable = {"AIRFLOW_CONN_DOCKER_DEFAULT": '{"conn_type": "docker"}'}
+    ran = command("-r", "us-east-1", "--dry-run", **variable)
+    assert ran.status == 0
+    assert ran.stdout.endswith(" h)\n")
