@@ -29,6 +29,15 @@ if "none" in sys.argv:
     sys.exit()
 if "read" in sys.argv:
     print(open(sys.argv[-1]).read())
+if "modes" in sys.argv:
+    import stat
+    for path in (sys.argv[-1], os.path.dirname(os.path.dirname(sys.argv[-1]))):
+        print(stat.filemode(os.stat(path).st_mode))
+    print(len(open(sys.argv[-1]).read()))
+if "at exit" in sys.argv:
+    import atexit, gc
+    atexit.register(lambda: open(sys.argv[-1], "w").close())
+    print(gc.isenabled())
 if "stdin" in sys.argv:
     print([sys.stdin.read()])
 if "replace" in sys.argv:
@@ -168,6 +177,21 @@ def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
     hello, read, _ = outcome.output.split("\n")
     assert (outcome.status, read) == (0, '{"a": {"b": "c"}}')
     assert hello.endswith("/connections.json")
+
+
+def test_the_pipe_is_private(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["modes"], {"a": {}}))
+    assert outcome.output.splitlines()[1:] == ["prw-------", "drwx------", "9"]
+
+
+def test_what_airflow_left_for_its_end_is_done(script: Path, tmp_path: Path) -> None:
+    """Nor does the garbage collector run until then."""
+    file = tmp_path / "done"
+    with run_interpreter(str(script), 60) as interpreter:
+        outcome = interpreter.run(Command(["at exit", str(file)]))
+        assert outcome.output.endswith("\nFalse\n")
+        assert not file.exists()
+    assert file.exists()
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:

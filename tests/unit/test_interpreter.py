@@ -13,7 +13,7 @@ import pytest
 
 from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow_syntax import Command
-from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.errors import StepFailed, TimedOut
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
 from .conftest import WriteScript, catch, wait_for_end
@@ -148,6 +148,16 @@ def test_a_deadline_before_any_answer(prefix: str) -> None:
     told = fail_to_start(command, timeout=0.3)
     assert time.monotonic() - began < 10
     assert told == f"{command}: killed after 0.3 s, while starting; see --timeout"
+
+
+def test_all_answers_have_one_deadline_together(write_script: WriteScript) -> None:
+    """What passes between two of them is not Airflow's time."""
+    script = write_script("import sys, time; time.sleep(float(sys.argv[1]))")
+    with run_interpreter(script, 1) as process:
+        assert process.run(Command(["0.4"])).status == 0
+        time.sleep(1)
+        assert process.run(Command(["0"])).status == 0
+        catch(TimedOut, process.run, Command(["0.7"]))
 
 
 def test_a_deadline_that_a_command_misses(write_script: WriteScript) -> None:
