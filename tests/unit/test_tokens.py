@@ -225,7 +225,7 @@ def test_no_region(aws: EcrStandIn) -> None:
 def test_an_answer_that_does_not_come(
     aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "PATIENCE", 0.2)
+    monkeypatch.setattr(tokens, "PATIENCE", 0.8)
     aws.faults[US] = Fault(delay=2)
     assert str(fetch(MINE)) == f"ECR gave no whole answer; {TRY_AGAIN}"
 
