@@ -510,11 +510,6 @@ def _assumption(form: dict[str, str], caller: Identity) -> Assumption:
             else "less than or equal to 43200"
         )
         raise _invalid("durationSeconds", seconds, f"Member must have value {bound}")
-    if caller.session_token and duration > ONE_HOUR:
-        raise Refusal(
-            "ValidationError",
-            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
-        )
     return Assumption(role, session, external_id, duration, caller.account)
 
 

@@ -21,15 +21,12 @@ STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
 TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
 PADDING = int(os.environ.get("FAKE_AIRFLOW_PADDING", "0")) // 2
+SLOW = float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5"))  # seconds
 FIELDS = ("type", "host", "login", "password", "extra")
 
 
 class IntegrityError(Exception):
     """As SQLAlchemy's, when two hosts add the same row."""
-
-
-class OperationalError(Exception):
-    """As SQLAlchemy's, when the database cannot be asked."""
 
 
 class Session:
@@ -143,12 +140,10 @@ def delete(conn_id: str) -> None:
     else:
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
-        if TROUBLE == "not deleted":  # which it says before it commits
-            raise RuntimeError("database is locked")
         del stored[conn_id]
         save(stored)
         if TROUBLE == "slow add":
-            time.sleep(float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5")))
+            time.sleep(SLOW)
 
 
 def add(conn_id: str, fields: dict[str, str]) -> None:
@@ -173,8 +168,6 @@ def import_file(name: str) -> None:
                 f"Could not import connection. The key {conn_id!r} has to be made of ..."
             )
             continue
-        if TROUBLE == f"fail {conn_id}":
-            raise ValueError(f"cannot store {conn_id}, of all things")
         if TROUBLE == "collide once" and not load():
             save({conn_id: {"password": "of another host"}})
             raise IntegrityError(
@@ -212,6 +205,8 @@ def trouble() -> None:
             f"{os.getpid()} {child.pid}"
         )
         time.sleep(600)
+    if TROUBLE == "slow":
+        time.sleep(SLOW)
     if TROUBLE == "crash":
         os.kill(os.getpid(), 11)
     if TROUBLE == "say nothing":
@@ -235,7 +230,7 @@ def main() -> None:
         import_file(arguments.file)
     elif arguments.action == "list":
         if TROUBLE == "no database":
-            raise OperationalError("no such table: connection")
+            raise RuntimeError("no such table: connection")
         print(list(load()))
     elif arguments.action == "get":
         get(arguments.conn_id)
