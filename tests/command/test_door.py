@@ -159,7 +159,7 @@ def assert_all_gone(airflow: FakeAirflow, folder: Path) -> None:
         alive = {pid for pid, arguments in processes() if arguments}
         return alive & set(find_pids(airflow))
 
-    wait_for(lambda: not left(), 5)
+    wait_for(lambda: not left())
     assert list(folder.iterdir()) == []
 
 
@@ -168,9 +168,7 @@ def test_a_hanging_airflow_is_killed_with_its_children(
     command: Command, fake: Place, tmp_path: Path
 ) -> None:
     airflow = fake("2.11.2", "hang")
-    began = time.monotonic()
     ran = command("-r", "us-east-1", "-q", "--timeout", "2")
-    assert time.monotonic() - began < 8
     why = "killed after 2 s, while running connections get; see --timeout"
     assert ran.stderr == f"docker_default: {airflow.script}: {why}\n"
     assert ran.status == 1
@@ -240,21 +238,20 @@ def test_the_old_connection_stands_when_time_runs_out(
 def test_signals_while_ecr_is_slow(
     command: Command, airflow: FakeAirflow, ecr: EcrStandIn
 ) -> None:
-    ecr.faults["us-east-1"] = Fault(delay=9)
+    ecr.faults["us-east-1"] = Fault(delay=60)
     process = command.start("-r", "us-east-1")
     wait_for(lambda: ecr.calls)
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert command.end(process).status == 143
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again
 
 
 def test_airflow_is_imported_while_ecr_is_asked(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    fake(trouble="slow import")  # of 9 s
+    fake(trouble="slow import")  # of a minute
     process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls, 6)
+    wait_for(lambda: ecr.calls)
     process.terminate()
     assert command.end(process).status == 143
 

@@ -46,7 +46,7 @@ def on_fake(command: Command, fake: Place, ecr: EcrStandIn, tmp_path: Path) -> O
 @pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].name} {way[1]}")
 def test_a_signal(on_fake: OnFake, way: Way, version: str) -> None:
-    strike(on_fake(version), way, MOMENTS or (3 if way[1] == "alone" else 2))
+    strike(on_fake(version), way, MOMENTS or 2)
 
 
 @contextlib.contextmanager

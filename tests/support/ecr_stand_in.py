@@ -106,12 +106,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Call:
-    """A request for tokens that was accepted. ``account`` is the caller's."""
+    """A request for tokens that was accepted, and when. ``account`` is the caller's."""
 
     region: str
     registries: tuple[str, ...]
     account: str = ACCOUNT
     public: bool = False
+    at: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

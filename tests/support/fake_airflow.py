@@ -247,6 +247,6 @@ SESSION = import_airflow()
 if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":
-    time.sleep(9)
+    time.sleep(60)
 elif TROUBLE == "stopped after the import":
     subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}"])
