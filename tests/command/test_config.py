@@ -8,7 +8,7 @@ from typing import Callable
 import pytest
 
 from tests.support.command import ROOT, A, Command, FakeAirflow
-from tests.support.ecr_stand_in import ACCOUNT, PARTNER, EcrStandIn, Role
+from tests.support.ecr_stand_in import PARTNER, EcrStandIn, Role
 
 pytestmark = pytest.mark.usefixtures("airflow")
 
@@ -26,43 +26,6 @@ def write(tmp_path: Path) -> Write:
         return str(path)
 
     return write
-
-
-def test_sections_and_what_they_share(
-    command: Command, airflow: FakeAirflow, ecr: EcrStandIn, write: Write
-) -> None:
-    role = "arn:aws:iam::333333333333:role/puller"
-    ecr.roles[role] = Role("333333333333", "x1")
-    path = write(f"""\
-# what all share
-[DEFAULT]
-region = us-east-1
-extra = {{"email": "ops@example.com"}}
-
-[docker_default]
-
-[ecr.eu-a]
-region = eu-west-1
-registry = {A}
-host = {{registry}}.dkr-ecr.{{region}}.on.aws
-
-[partner]
-role_arn = {role}
-external_id = x1
-extra = {{
-  "email": "them@example.com"
-  }}
-""")
-    ran = command("--config", path, "--host", "{registry}.mirror")
-    assert (ran.status, ran.stderr) == (0, "")
-    stored = airflow.connections()
-    assert {conn_id: fields["host"] for conn_id, fields in stored.items()} == {
-        "docker_default": f"{ACCOUNT}.mirror",
-        "ecr.eu-a": f"{A}.dkr-ecr.eu-west-1.on.aws",
-        "partner": "333333333333.mirror",
-    }
-    assert "ops@example.com" in stored["docker_default"]["extra"]
-    assert "them@example.com" in stored["partner"]["extra"]
 
 
 def test_the_example(command: Command, airflow: FakeAirflow, ecr: EcrStandIn) -> None:

@@ -165,7 +165,7 @@ def in_any_order(names: str) -> str:
 
 
 def test_options_are_those_of_help() -> None:
-    """All of them, under the same headings, in the same order, with their defaults."""
+    """All of them, under the same headings, with their defaults."""
     documented, existing = [], []
     sections = re.split("^### ", prose(DOCS / "options.md"), flags=re.MULTILINE)
     defaults = {}
@@ -185,7 +185,7 @@ def test_options_are_those_of_help() -> None:
         existing.append((heading, names))
         default = re.search(r"\[default: ([^];]+)", told)
         assert default is None or default[1] in defaults[names]
-    assert documented == existing
+    assert sorted(documented) == sorted(existing)
 
 
 def test_the_readme_knows_each_option_by_its_name() -> None:
@@ -370,7 +370,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     )
     return [
         find_airflow("airflow"),
-        find_airflow("/bin/true"),
+        find_airflow("/usr/bin/true"),
         find_airflow(str(script)),
         find_airflow("python -m airflow"),
         find_airflow(f'sh -c \'"$0" "$@" </dev/null\' {script}'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from tests.support.command import (
     Command,
     FakeAirflow,
     Place,
+    needs_proc,
     wait_for,
 )
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, Fault
@@ -64,7 +66,6 @@ def test_a_method_that_is_not_there(
 # Version, trouble, and what is told. Nothing told: it is written all the same.
 ANSWERS = {
     "another host was quicker": ("2.5.3", "overtaken", ""),
-    "another host was quicker, 1.10": ("1.10.15", "overtaken", ""),
     "two first imports": ("3.3.2", "collide once", ""),
     "a megabyte of garbage": ("2.11.2", "megabyte", ""),
     "duplicates": (
@@ -77,11 +78,6 @@ ANSWERS = {
         "2.5.3",
         "rolled back",
         "exit status 1): RuntimeError: server closed the connection unexpectedly",
-    ),
-    "not deleted after all": (
-        "1.10.15",
-        "not deleted",
-        "exit status 1): RuntimeError: database is locked",
     ),
     "not committed": (
         "2.5.3",
@@ -104,7 +100,7 @@ def test_answers(
     command: Command, fake: Place, version: str, trouble: str, error: str
 ) -> None:
     airflow = fake(version, trouble)
-    before = OLD if trouble in ("not deleted", "commit fails") else {}
+    before = OLD if trouble == "commit fails" else {}
     airflow.hold(**before)
     ran = command("-r", "us-east-1", "-q")
     assert (ran.status, ran.stdout) == (bool(error), "")
@@ -163,23 +159,32 @@ def assert_all_gone(airflow: FakeAirflow, folder: Path) -> None:
         alive = {pid for pid, arguments in processes() if arguments}
         return alive & set(find_pids(airflow))
 
-    wait_for(lambda: not left(), 5)
+    wait_for(lambda: not left())
     assert list(folder.iterdir()) == []
 
 
+@needs_proc
 def test_a_hanging_airflow_is_killed_with_its_children(
     command: Command, fake: Place, tmp_path: Path
 ) -> None:
     airflow = fake("2.11.2", "hang")
-    began = time.monotonic()
     ran = command("-r", "us-east-1", "-q", "--timeout", "2")
-    assert time.monotonic() - began < 8
     why = "killed after 2 s, while running connections get; see --timeout"
     assert ran.stderr == f"docker_default: {airflow.script}: {why}\n"
     assert ran.status == 1
     assert_all_gone(airflow, tmp_path / "tmp")
 
 
+def test_the_timeout_is_one_for_all_answers(command: Command, fake: Place) -> None:
+    """Of three commands, each would be quick enough."""
+    fake(trouble="slow")
+    slow = {"FAKE_AIRFLOW_SLOW": "0.8"}
+    ran = command("-r", "us-east-1", "-q", "--timeout", "2", **slow)
+    assert ran.status == 1
+    assert re.search(": killed after 2 s, while running connections [li]", ran.stderr)
+
+
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_the_child_too(
     command: Command, fake: Place, tmp_path: Path, number: signal.Signals
@@ -233,21 +238,20 @@ def test_the_old_connection_stands_when_time_runs_out(
 def test_signals_while_ecr_is_slow(
     command: Command, airflow: FakeAirflow, ecr: EcrStandIn
 ) -> None:
-    ecr.faults["us-east-1"] = Fault(delay=9)
+    ecr.faults["us-east-1"] = Fault(delay=60)
     process = command.start("-r", "us-east-1")
     wait_for(lambda: ecr.calls)
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert command.end(process).status == 143
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again
 
 
 def test_airflow_is_imported_while_ecr_is_asked(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    fake(trouble="slow import")  # of 9 s
+    fake(trouble="slow import")  # of a minute
     process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls, 6)
+    wait_for(lambda: ecr.calls)
     process.terminate()
     assert command.end(process).status == 143
 
@@ -400,6 +404,8 @@ def test_the_program_runs_on_every_python_that_airflow_has(
             for words in (["fail"], ["exit"], ["ok", "\u00e9"])
         ]
         outcomes.append(interpreter.run(airflow_syntax.Command(["import"], file=large)))
+        begun = interpreter.execute("transaction.py", "begin")
+    assert begun.output.endswith("No module named 'airflow'\n")  # and no SyntaxError
     assert [outcome.status for outcome in outcomes] == [1, 1, 0, 0]
     assert outcomes[0].output.endswith("\nValueError: as asked\n")
     assert outcomes[1].output.endswith("\nas told\n")

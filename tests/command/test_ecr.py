@@ -11,7 +11,14 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.command import HOST, ROOT, Command, FakeAirflow, wait_for
+from tests.support.command import (
+    HOST,
+    ROOT,
+    Command,
+    FakeAirflow,
+    needs_proc,
+    wait_for,
+)
 from tests.support.ecr_stand_in import EcrStandIn, Fault
 from tests.support.registry_stand_in import RegistryStandIn
 from tests.support.watcher import processes
@@ -20,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("airflow")
 
 DENIED = Fault(code="AccessDeniedException", message="User: a is not authorized.")
 LATER = "the next run tries again"
-LOOKED = "boto3 looked at the environment, ~/.aws and instance metadata; HOME is {home}"
 IMPATIENT = f"""\
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -80,18 +86,15 @@ def test_a_fault_is_told_and_changes_nothing(
 def test_regions_are_asked_side_by_side(
     command: Command, airflow: FakeAirflow, ecr: EcrStandIn
 ) -> None:
-    """And one that fails does not keep the others."""
-    options = []
+    """Their time does not count against Airflow's. One that fails keeps no other."""
+    options = ["--conn-id", "e_{region}", "--timeout", "2.5"]
     for region in ("us-east-1", "us-east-2", "eu-west-1", "eu-west-2"):
-        ecr.faults[region] = Fault(delay=2)
+        ecr.faults[region] = Fault(delay=3)
         options += ["-r", region]
-    ecr.faults["eu-west-2"] = Fault(delay=2, code="AccessDeniedException", message="no")
-    process = command.start(*options, "--conn-id", "e_{region}")
-    wait_for(lambda: ecr.calls)
-    began = time.monotonic()
-    ran = command.end(process)
-    assert time.monotonic() - began < 6
-    assert ran.status == 1
+    ecr.faults["eu-west-2"] = Fault(delay=3, code="AccessDeniedException", message="no")
+    ran = command(*options)
+    times = [call.at for call in ecr.calls]
+    assert (ran.status, len(times), max(times) - min(times) < 3) == (1, 4, True)
     statuses = [line.split()[1] for line in ran.stdout.splitlines()[1:]]
     assert statuses == ["written", "written", "written", "failed"]
     assert set(airflow.connections()) == {"e_us-east-1", "e_us-east-2", "e_eu-west-1"}
@@ -124,14 +127,13 @@ def find_attempts(port: int) -> set[str]:
     return found
 
 
+@needs_proc
 def test_five_seconds_to_connect_and_ten_to_read(
     command: Command, ecr: EcrStandIn
 ) -> None:
     """After that, boto3 tries anew."""
     ecr.faults["us-east-1"] = Fault(delay=60)
     reading = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls)
-    asked = time.monotonic()
     with silence() as port:
         ours = find_attempts(port)
         url = f"http://127.0.0.1:{port}"
@@ -140,11 +142,12 @@ def test_five_seconds_to_connect_and_ten_to_read(
         began = time.monotonic()
         (first,) = find_attempts(port) - ours
         wait_for(lambda: first not in find_attempts(port))
-        assert 4.5 < time.monotonic() - began < 7
+        assert 4.5 < time.monotonic() - began < 9
         connecting.terminate()
     wait_for(lambda: len(ecr.calls) == 2)
-    assert 9.5 < time.monotonic() - asked < 13
     reading.terminate()
+    first_call, second_call = ecr.calls
+    assert 9.5 < second_call.at - first_call.at < 15
     assert command.end(connecting).status == command.end(reading).status == 143
 
 
@@ -159,6 +162,7 @@ def test_an_answer_that_never_ends(command: Command, ecr: EcrStandIn) -> None:
     assert (ran.status, ran.stderr) == (1, told)
 
 
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_ended_leaves_no_credential_process(
     command: Command, tmp_path: Path, number: signal.Signals
@@ -183,11 +187,8 @@ def test_a_run_that_is_ended_leaves_no_credential_process(
 CREDENTIALS = {
     "none": (
         {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
-        "Unable to locate credentials; " + LOOKED,
-    ),
-    "a profile that is not there": (
-        {"AWS_PROFILE": "gone"},
-        "The config profile (gone) could not be found; " + LOOKED,
+        "Unable to locate credentials; boto3 looked at the environment, ~/.aws and "
+        "instance metadata; HOME is {home}",
     ),
     "a wrong key": (
         {"AWS_SECRET_ACCESS_KEY": "wrong"},

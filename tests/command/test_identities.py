@@ -60,9 +60,10 @@ def test_a_role_that_is_refused(
     )
 
 
-def test_a_profile_that_assumes_a_role(
+def test_a_profile_and_a_role(
     command: Command, ecr: EcrStandIn, tmp_path: Path
 ) -> None:
+    """One that the profile assumes itself, and one that is assumed by it."""
     config = tmp_path / ".aws/config"  # of this HOME
     config.parent.mkdir()
     config.write_text(f"""\
@@ -77,8 +78,10 @@ aws_secret_access_key = {BUILDER.secret_key}
 """)
     ran = command("--profile", "night")
     assert (ran.status, ran.stderr) == (0, "")
-    assert ecr.calls == [Call("eu-west-1", (), PULLER)]
-    assert [assumed.account for assumed in ecr.assumed] == [BUILDER.account]
+    by_options = ("--role-arn", ROLE, "--external-id", "night-42", "-r", "eu-west-1")
+    assert command("--profile", "day", *by_options).status == 0
+    assert ecr.calls == [Call("eu-west-1", (), PULLER)] * 2
+    assert [assumed.account for assumed in ecr.assumed] == [BUILDER.account] * 2
 
 
 # --- Airflow connections ---
@@ -130,17 +133,21 @@ def test_an_airflow_that_shows_no_connections(
 
 
 @pytest.mark.parametrize("trouble", ["", "get fails late", "get crashes"])
-def test_nothing_of_the_credentials_is_shown(
-    command: Command, fake: Place, trouble: str
+def test_nothing_of_the_credentials_is_shown_or_kept(
+    command: Command, fake: Place, tmp_path: Path, trouble: str
 ) -> None:
     secret = "a secret key that no mask would know by its looks"
     extra = {"aws_session_token": "tiny"}
     unknown = {"login": "AKIAIOSFODNN7UNKNOWN", "password": secret, "extra": extra}
-    fake(trouble=trouble).hold(aws=unknown)
+    airflow = fake(trouble=trouble)
+    airflow.hold(aws=unknown)
     ran = command("-r", "us-east-1", "--aws-conn-id", "aws", "-v", "--json")
     assert ran.status == 1
     assert secret not in ran.stdout + ran.stderr
     assert "tiny" not in ran.stdout + ran.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    holding = [path for path in files if secret.encode() in path.read_bytes()]
+    assert holding == [airflow.store]
 
 
 def test_credentials_that_are_missing(

@@ -18,10 +18,7 @@ import pytest
 import ecr_airflow_sync
 from tests.support.command import HOST, MODULE, ROOT, A, B, Command, FakeAirflow, Place
 from tests.support.ecr_stand_in import (
-    ACCESS_KEY,
     ACCOUNT,
-    SECRET_KEY,
-    Call,
     EcrStandIn,
     Fault,
 )
@@ -138,32 +135,6 @@ def test_a_run_by_variables_alone(command: Command, fake: Place) -> None:
     assert sorted(airflow.connections()) == ["e_eu-west-1", "e_us-east-1"]
 
 
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-east-1"},
-        {"AWS_DEFAULT_REGION": "eu-west-1"},
-        {"AWS_PROFILE": "ireland"},
-    ],
-    ids=lambda env: next(iter(env)),
-)
-def test_the_region_is_found_where_people_set_it(
-    command: Command,
-    airflow: FakeAirflow,
-    ecr: EcrStandIn,
-    tmp_path: Path,
-    env: dict[str, str],
-) -> None:
-    config = tmp_path / "aws-config"
-    config.write_text(
-        "[profile ireland]\nregion = eu-west-1\n"
-        f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
-    )
-    ran = command(AWS_CONFIG_FILE=str(config), **env)
-    assert ran.status == 0, ran.stderr
-    assert ecr.calls == [Call("eu-west-1", ())]
-
-
 # --- what a run tells ---
 
 
@@ -262,14 +233,6 @@ def test_json(command: Command, fake: Place) -> None:
     }
     assert failed["status"] == "failed"
     assert f"Could not import connection. The key 'e_{B}' has" in failed["error"]
-
-
-def test_json_also_when_there_is_no_airflow(command: Command) -> None:
-    ran = command("-r", "us-east-1", "--json", "--airflow", "/nowhere/airflow")
-    assert ran.status == 1
-    report = json.loads(ran.stdout)
-    assert report["airflow"] == {"executable": None, "version": None, "method": None}
-    assert [c["status"] for c in report["connections"]] == ["failed"]
 
 
 @pytest.mark.parametrize("option", ["--help", "-h", "--version"])

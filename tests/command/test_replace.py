@@ -90,7 +90,7 @@ def test_a_database_that_cannot_be_asked(
     (told,) = json.loads(ran.stdout)["connections"]
     why = (
         f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): "
-        "OperationalError: no such table: connection"
+        "RuntimeError: no such table: connection"
     )
     assert (told["status"], told["error"]) == ("failed", why)
     assert (ran.status, ran.stderr) == (1, f"docker_default: {why}\n")

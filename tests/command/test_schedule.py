@@ -192,10 +192,10 @@ def test_metrics(command: Command, ecr: EcrStandIn, tmp_path: Path) -> None:
     first = read_metrics(path)
     now = time.time()
     assert first["success"] == first["build_info"] == 1
-    assert now - 10 < first["last_run_timestamp_seconds"] <= now
+    assert now - 60 < first["last_run_timestamp_seconds"] <= now
     assert first["last_success_timestamp_seconds"] <= now
-    assert abs(first["token_expiry_timestamp_seconds"] - now - 12 * 3600) < 10
-    assert 0 < first["duration_seconds"] < 10
+    assert abs(first["token_expiry_timestamp_seconds"] - now - 12 * 3600) < 60
+    assert 0 < first["duration_seconds"] < 60
 
     ecr.faults["us-east-1"] = DENIED
     assert command("--force").status == 1

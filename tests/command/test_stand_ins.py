@@ -38,7 +38,7 @@ Ask = Callable[..., Tuple[int, str, bytes]]
 
 @pytest.fixture(autouse=True)
 def _role(ecr: EcrStandIn) -> None:
-    ecr.roles[ARN] = Role(READER, "ours", allowed=(ACCOUNT, READER))
+    ecr.roles[ARN] = Role(READER, "ours")
 
 
 def client(
@@ -122,8 +122,6 @@ def test_a_role_is_for_whom_it_trusts(ecr: EcrStandIn, asked: dict[str, Any]) ->
     "asked",
     [
         {"DurationSeconds": 43201},
-        {"RoleSessionName": "a b"},
-        {"RoleArn": "arn:aws:iam::1:role/ecr-reader"},
         {"ExternalId": "a b"},
         {"SourceIdentity": "unknown-here"},
     ],
@@ -132,13 +130,6 @@ def test_a_role_is_for_whom_it_trusts(ecr: EcrStandIn, asked: dict[str, Any]) ->
 def test_what_sts_would_not_take(ecr: EcrStandIn, asked: dict[str, Any]) -> None:
     assert refuse(assume, ecr, **asked) == ("ValidationError", 400)
     assert ecr.assumed == []
-
-
-def test_a_chain_of_roles_is_an_hour_at_most(ecr: EcrStandIn) -> None:
-    keys = assume(ecr)
-    assume(ecr, keys)
-    asked = {"DurationSeconds": 3601}
-    assert refuse(assume, ecr, keys, **asked) == ("ValidationError", 400)
 
 
 @pytest.mark.parametrize(
@@ -185,15 +176,12 @@ HOSTS = {
     f"{ACCOUNT}.dkr.ecr.us-gov-west-1.amazonaws.com": "us-gov-west-1",
     f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn": "cn-north-1",
     f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu": "eusc-de-east-1",
-    f"{ACCOUNT}.dkr.ecr.us-isob-east-1.sc2s.sgov.gov": "us-isob-east-1",
     f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com": "us-east-1",
     f"{ACCOUNT}.dkr-ecr.us-east-1.on.aws": "us-east-1",
     f"{ACCOUNT}.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn": "cn-north-1",
     PUBLIC_HOST: "public",
     f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com": None,
     f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com.cn": None,
-    f"{ACCOUNT}.dkr-ecr.us-east-1.amazonaws.com": None,
-    "12345.dkr.ecr.us-east-1.amazonaws.com": None,
     f"{HOST}.example.com": None,
     f"{HOST}:443": None,
     "example.com": None,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+import pytest
+
 from tests.support import airflows
 from tests.support.ecr_stand_in import ACCOUNT
 
@@ -29,6 +31,11 @@ HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 A, B, C = "111111111111", "222222222222", "333333333333"  # other accounts' registries
 DATABASE_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/net/tcp").exists(), reason="this system has no /proc"
+)
 
 
 def has_traceback(stderr: str) -> bool:

@@ -106,12 +106,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Call:
-    """A request for tokens that was accepted. ``account`` is the caller's."""
+    """A request for tokens that was accepted, and when. ``account`` is the caller's."""
 
     region: str
     registries: tuple[str, ...]
     account: str = ACCOUNT
     public: bool = False
+    at: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -510,11 +511,6 @@ def _assumption(form: dict[str, str], caller: Identity) -> Assumption:
             else "less than or equal to 43200"
         )
         raise _invalid("durationSeconds", seconds, f"Member must have value {bound}")
-    if caller.session_token and duration > ONE_HOUR:
-        raise Refusal(
-            "ValidationError",
-            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
-        )
     return Assumption(role, session, external_id, duration, caller.account)
 
 

@@ -21,6 +21,7 @@ STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
 TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
 PADDING = int(os.environ.get("FAKE_AIRFLOW_PADDING", "0")) // 2
+SLOW = float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5"))  # seconds
 FIELDS = ("type", "host", "login", "password", "extra")
 
 
@@ -33,10 +34,6 @@ class Connection:
 
     conn_id = SimpleNamespace(unique=VERSION >= (2, 0))
     __table__ = SimpleNamespace(c=SimpleNamespace(conn_id=conn_id))
-
-
-class OperationalError(Exception):
-    """As SQLAlchemy's, when the database cannot be asked."""
 
 
 class Session:
@@ -156,12 +153,10 @@ def delete(conn_id: str) -> None:
     else:
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
-        if TROUBLE == "not deleted":  # which it says before it commits
-            raise RuntimeError("database is locked")
         del stored[conn_id]
         save(stored)
         if TROUBLE == "slow add":
-            time.sleep(float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5")))
+            time.sleep(SLOW)
 
 
 def add(conn_id: str, fields: dict[str, str]) -> None:
@@ -186,8 +181,6 @@ def import_file(name: str) -> None:
                 f"Could not import connection. The key {conn_id!r} has to be made of ..."
             )
             continue
-        if TROUBLE == f"fail {conn_id}":
-            raise ValueError(f"cannot store {conn_id}, of all things")
         if TROUBLE == "collide once" and not load():
             save({conn_id: {"password": "of another host"}})
             raise IntegrityError(
@@ -225,6 +218,8 @@ def trouble() -> None:
             f"{os.getpid()} {child.pid}"
         )
         time.sleep(600)
+    if TROUBLE == "slow":
+        time.sleep(SLOW)
     if TROUBLE == "crash":
         os.kill(os.getpid(), 11)
     if TROUBLE == "say nothing":
@@ -248,7 +243,7 @@ def main() -> None:
         import_file(arguments.file)
     elif arguments.action == "list":
         if TROUBLE == "no database":
-            raise OperationalError("no such table: connection")
+            raise RuntimeError("no such table: connection")
         print(list(load()))
     elif arguments.action == "get":
         get(arguments.conn_id)
@@ -265,6 +260,6 @@ SESSION = import_airflow()
 if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":
-    time.sleep(9)
+    time.sleep(60)
 elif TROUBLE == "stopped after the import":
     subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}"])

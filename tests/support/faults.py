@@ -257,7 +257,6 @@ class Fault:
     env: Mapping[str, str] = field(default_factory=dict)
     script: str = PLAIN
     version: str = "2.11.2"
-    trouble: str = ""
     ecr: EcrFault | None = None
     around: Strange = lambda _: contextlib.nullcontext()
     mounts: bool = False
