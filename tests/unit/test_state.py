@@ -252,6 +252,33 @@ def test_another_script_of_the_same_name(
     assert find(A) is None
 
 
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, "airflow/airflow.cfg"),
+        ({"AIRFLOW_HOME": "home"}, "home/airflow.cfg"),
+        ({"AIRFLOW_HOME": "home", "AIRFLOW_CONFIG": "my.cfg"}, "my.cfg"),
+    ],
+    ids=["home", "AIRFLOW_HOME", "AIRFLOW_CONFIG"],
+)
+def test_a_configuration_that_may_name_another_database(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variables: dict[str, str],
+    place: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    remember({A: written(A)})
+    config = tmp_path / place
+    config.parent.mkdir(exist_ok=True)
+    config.write_bytes(b"sql_alchemy_conn = sqlite:////srv/M\xfcller.db\n")
+    assert find(A) is None
+    remember({A: written(A)})
+    assert find(A)
+
+
 # --- the file ---
 
 
