@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import botocore.compat
 import botocore.loaders
 import pytest
 
@@ -81,10 +82,13 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _botocore_reads_once() -> Iterator[None]:
-    """Its models, for all sessions: else that takes most of a test's time."""
-    create_loader = functools.lru_cache(maxsize=None)(botocore.loaders.create_loader)
+    """Its models and handlers, for all sessions: else that takes most of a test's time."""
+    once = functools.lru_cache(maxsize=None)
     with pytest.MonkeyPatch.context() as patch:
+        create_loader = once(botocore.loaders.create_loader)
         patch.setattr("botocore.session.create_loader", create_loader)
+        accepts_kwargs = once(botocore.compat.accepts_kwargs)
+        patch.setattr("botocore.hooks.accepts_kwargs", accepts_kwargs, raising=False)
         yield
 
 

@@ -333,7 +333,7 @@ def printing(start: Start) -> Iterator[RunningAirflow]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

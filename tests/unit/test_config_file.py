@@ -182,7 +182,7 @@ files = st.lists(lines, max_size=8).map(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(files | st.binary(max_size=60))
 @example(b"[x]\nextra = " + b"[" * 100_000)
 @example(b"[x]\r\nregion = a\r\n")

@@ -10,7 +10,7 @@ from _ecr_airflow_sync.masking import mask
 from tests.support.ecr_stand_in import new_token
 
 LONG = "Ab1+_=-9" * 8  # 64 characters of what a token is made of
-often = settings(max_examples=60, deadline=None)
+often = settings(max_examples=40, deadline=None)
 
 
 ARN = (

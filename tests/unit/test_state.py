@@ -252,6 +252,33 @@ def test_another_script_of_the_same_name(
     assert find(A) is None
 
 
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, "airflow/airflow.cfg"),
+        ({"AIRFLOW_HOME": "home"}, "home/airflow.cfg"),
+        ({"AIRFLOW_HOME": "home", "AIRFLOW_CONFIG": "my.cfg"}, "my.cfg"),
+    ],
+    ids=["home", "AIRFLOW_HOME", "AIRFLOW_CONFIG"],
+)
+def test_a_configuration_that_may_name_another_database(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variables: dict[str, str],
+    place: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    remember({A: written(A)})
+    config = tmp_path / place
+    config.parent.mkdir(exist_ok=True)
+    config.write_bytes(b"sql_alchemy_conn = sqlite:////srv/M\xfcller.db\n")
+    assert find(A) is None
+    remember({A: written(A)})
+    assert find(A)
+
+
 # --- the file ---
 
 
@@ -363,7 +390,7 @@ def test_an_entry_that_is_not_ours(path: Path, name: str, value: object) -> None
 def test_a_truncated_file(path: Path) -> None:
     remember({A: written(A)})
     content = path.read_bytes()
-    for length in range(0, len(content) - 1, 3):
+    for length in range(0, len(content) - 1, 11):
         path.write_bytes(content[:length])
         assert find(A) is None
 
@@ -380,7 +407,7 @@ documents = st.recursive(
 
 
 @settings(
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -221,7 +221,7 @@ def test_no_token_replaces_the_credentials() -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
 def test_targets(regions: list[str], registries: list[str], template: str) -> None:
     try:
