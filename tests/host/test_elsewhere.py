@@ -18,7 +18,7 @@ from tests.support.pages import blocks, commands
 from tests.support.watcher import Watcher
 from tests.support.worker import DEFAULT, HOME, SERVICE, SYNC, Worker
 
-PAGE = "containers-and-sudo.md"
+PAGE = "docs/containers-and-sudo.md"
 BY_SUDO, IN_DOCKER = "Run by another user", "In a container on this host"
 SUDO = "sudo -n -u airflow /opt/airflow/bin/airflow"
 DOCKER = "docker exec -i worker airflow"

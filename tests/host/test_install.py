@@ -36,25 +36,31 @@ from tests.support.worker import (
 )
 
 ADMIN = 50001
+AT_HOME = "/home/airflow/airflow"  # another AIRFLOW_HOME
 OURS = f"/opt/{SYNC}"
 SHARE = f"{OURS}/share/{SYNC}"
 IN_SHARE = f"{SHARE}/install.sh"
 IN_PROJECT = "/srv/project/systemd/install.sh"
+IN_A_HOME = "/home/python/bin/python3"
+NO_PYTHON = (
+    "is older than 3.8, or in a home directory, hidden from services: give PYTHON="
+)
 VALUES = f"REGION=us-east-1 AIRFLOW=/opt/airflow/bin/airflow AIRFLOW_HOME={HOME}"
 
 # As the pages print them.
 MAKE_INSTALL, ENABLE, ADD_DOCKER, INSTALL_FOR_DOCKER = commands(
-    "install.md", "With make"
+    "docs/install.md", "With make"
 )
-BY_HAND = commands("install.md", "By hand, into a virtual environment")
+BY_HAND = commands("docs/install.md", "By hand, into a virtual environment")
 *AS_TOOL, WITHOUT_INSTALLING = commands(
-    "install.md", "With pipx, uv tool, or not at all"
+    "docs/install.md", "With pipx, uv tool, or not at all"
 )
 TOOLS = (f"/opt/pipx/venvs/{SYNC}", f"/opt/uv/{SYNC}")
-PULL, UPGRADE, UPGRADE_BY_HAND = commands("install.md", "Upgrade")
-UNINSTALL, *REMOVE_BY_HAND = commands("install.md", "Remove")
-UNITS_BY_HAND = commands("schedule.md", "systemd")
-CRON_BY_HAND = commands("schedule.md", "cron")
+PULL, UPGRADE, UPGRADE_BY_HAND = commands("docs/install.md", "Upgrade")
+UNINSTALL, *REMOVE_BY_HAND = commands("docs/install.md", "Remove")
+UNITS_BY_HAND = commands("docs/schedule.md", "systemd")
+QUICK_INSTALL, RUN, CHECK, QUICK_ENABLE = commands("README.md", "Quick start")
+CRON_BY_HAND = commands("docs/schedule.md", "cron")
 
 AIRFLOW_CFG = f"""
 [core]
@@ -140,6 +146,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     copy_project(folder / "project")
     own(folder / "project", ADMIN)
     mounts.update({HOME: [folder / "home"], "/srv/project": [folder / "project"]})
+    mounts["/home/python"] = mounts["/opt/python"]
     mounts["/opt/of-uv"] = [Path(uv.find_uv_bin()).parent]
     with boot(mounts) as machine, EcrStandIn() as ecr:
         threading.Thread(target=ecr.serve_forever, daemon=True).start()
@@ -157,6 +164,8 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         variables["EDITOR"] = "/usr/local/bin/editor"
         all_have = [f"{name}={value}" for name, value in variables.items()]
         machine.write("/etc/environment", "\n".join([*all_have, ""]))
+        # No token of ours is to go to AWS.
+        machine.sh(f"echo 127.0.0.1 {HOST} >>/etc/hosts")
         machine.write("/usr/local/bin/editor", EDITOR, 0o755)
         machine.path("/usr/local/bin/uv").symlink_to("/opt/of-uv/uv")
         machine.write("/usr/local/bin/pipx", PIPX, 0o755)
@@ -205,11 +214,8 @@ def host(booted: Host) -> Host:
             f"install {VALUES} PREFIX=/usr",
             "PREFIX=/usr has other things in it: give a folder of its own",
         ),
-        (
-            f"install {VALUES} PYTHON=/bin/false",
-            "/bin/false is older than 3.8, or in a home directory, "
-            "hidden from services: give PYTHON=",
-        ),
+        (f"install {VALUES} PYTHON=/bin/false", f"/bin/false {NO_PYTHON}"),
+        (f"install {VALUES} PYTHON={IN_A_HOME}", f"{IN_A_HOME} {NO_PYTHON}"),
     ],
 )
 def test_a_usage_error_is_one_line(bare: Host, words: str, told: str) -> None:
@@ -225,11 +231,14 @@ def test_without_sudo(bare: Host) -> None:
 
 def test_from_clone_to_timer_in_three_commands(bare: Host) -> None:
     worker = bare.worker
+    assert (QUICK_INSTALL, QUICK_ENABLE) == (MAKE_INSTALL, ENABLE)
     told = bare.in_clone(MAKE_INSTALL)
     assert f"docker_default  planned  {HOST}" in told
     assert told.endswith(f"\nInstalled. Now:  {ENABLE}\n")
     has_written = worker.password() != ""
     assert not has_written
+    is_enabled = f"systemctl is-enabled {TIMER} docker-prune.timer"
+    assert bare.attempt(is_enabled) == (1, "disabled\ndisabled\n")
     bare.run(ENABLE)
     wait_until(worker.password)
     bare.run(f"sudo systemctl stop {TIMER}")
@@ -237,6 +246,10 @@ def test_from_clone_to_timer_in_three_commands(bare: Host) -> None:
     assert worker.result() == ("inactive", "success")
     assert worker.is_fresh()
     assert worker.traces() == []
+    assert f"docker_default  written  {HOST}" in bare.run(RUN)
+    status, told = bare.attempt(CHECK)
+    assert f", AIRFLOW_HOME {HOME}, import\n" in told, told
+    assert (status, "docker_default  unreachable" in told) == (1, True), told
     file = bare.machine.path(DEFAULT).stat()
     assert (file.st_uid, file.st_gid, file.st_mode & 0o777) == (0, UID, 0o640)
     built = f"find {SYNC} ! -user admin; git -C {SYNC} status --porcelain"
@@ -263,39 +276,61 @@ def test_a_wrong_value_is_told_and_a_right_one_takes_its_place(host: Host) -> No
     assert "\nECR_AIRFLOW_SYNC_AIRFLOW='/opt/airflow/bin/airflow'\n" in host.default()
 
 
+def test_the_dry_run_is_as_closed_as_the_service(host: Host) -> None:
+    closed = f"/run/systemd/system/{SERVICE}.d/closed.conf"
+    host.machine.write(closed, "[Service]\nInaccessiblePaths=/opt/airflow\n")
+    status, told = host.attempt(f"sudo {IN_SHARE} install")
+    host.machine.path(closed).unlink()
+    assert status == 1
+    assert "docker_default: /opt/airflow/bin/airflow: " in told
+
+
 def test_an_upgrade_without_values(host: Host) -> None:
-    right = host.default()
+    """Changes of one's own stay, but for those to the units."""
+    unit, drop_ins = (
+        f"/etc/systemd/system/{SERVICE}",
+        f"/etc/systemd/system/{SERVICE}.d",
+    )
+    host.run(
+        f"printf '# My own\n' | sudo tee -a {unit}",
+        f"printf '# My own\n' | sudo tee {drop_ins}/override.conf",
+    )
+    kept = host.run(f"sudo cat {DEFAULT} {drop_ins}/*")
     source = host.project / "ecr_airflow_sync.py"
-    unit = host.project / f"systemd/{SERVICE}"
     version = re.compile('^__version__ = ".*"$', re.MULTILINE)
     source.write_text(version.sub('__version__ = "99.0"', source.read_text()))
-    unit.write_text(f"# Of 99.0\n{unit.read_text()}")
+    shipped = host.project / f"systemd/{SERVICE}"
+    shipped.write_text(f"# Of 99.0\n{shipped.read_text()}")
     host.commit()
     told = host.in_clone(PULL, UPGRADE)
     assert f"docker_default  planned  {HOST}" in told
     assert host.run(f"{OURS}/bin/{SYNC} --version").endswith(" 99.0\n")
-    assert host.run(f"systemctl cat {SERVICE}").count("# Of 99.0\n") == 1
-    assert host.default() == right
+    assert host.run(f"cat {unit}") == shipped.read_text()
+    assert host.run(f"sudo cat {DEFAULT} {drop_ins}/*") == kept
 
 
 def test_what_was_edited_outlives_upgrade_and_removal(host: Host) -> None:
-    host.run(f"sudo sed -i '/_CONN_ID=.docker_/s/^#//' {DEFAULT}")
+    """And it decides what the service may read and write."""
+    host.run("sudo cp -a /srv/airflow ~airflow/airflow")
+    host.run(f"sudo sed -i '/_CONN_ID=.docker_/s/^#//; s|{HOME}|{AT_HOME}|' {DEFAULT}")
     edited = host.default()
-    told = host.in_clone(f"{UPGRADE} {VALUES} REGION=eu-west-1")
+    told = host.run(f"sudo {IN_SHARE} install {VALUES} REGION=eu-west-1")
     assert f"Keeping {DEFAULT} as it is, for it was edited.\n" in told
+    assert f", AIRFLOW_HOME {AT_HOME}, " in told
     assert "docker_123456789012_us-east-1  planned" in told
     assert host.default() == edited
-    host.run(ENABLE, f"sudo systemctl start {SYNC} docker-prune.timer")
-    assert len(host.installed()) > 10
-    made = f"/etc/{SYNC} /etc/{SYNC}.ini /etc/sudoers.d/{SYNC}".split()
     drop_ins = f"/etc/systemd/system/{SERVICE}.d"
+    may_write = host.run(f"grep -h ReadWritePaths {drop_ins}/*")
+    assert may_write == f'ReadWritePaths="-{AT_HOME}"\n'
+    host.run(f"sudo systemctl start {SYNC} docker-prune.timer", ENABLE)
+    assert len(host.installed()) > 10
+    made = [f"/etc/{SYNC}", f"/etc/{SYNC}.ini", f"/etc/sudoers.d/{SYNC}"]
     host.run(f"sudo touch {drop_ins}/mine.conf {' '.join(made)}")
-    left = host.in_clone(UNINSTALL)
-    assert left.splitlines() == [
-        f"Left {path}, which you made or edited." for path in (DEFAULT, drop_ins, *made)
-    ]
+    left = [DEFAULT, drop_ins, *made]
+    told = "".join(f"Left {path}, which you made or edited.\n" for path in left)
+    assert host.in_clone(UNINSTALL) == told
     assert host.default() == edited
-    host.run(f"sudo rm -r {DEFAULT} {drop_ins} {' '.join(made)}")
+    host.run(f"sudo rm -r {' '.join(left)}")
     assert host.installed() == []
     assert SYNC not in host.run("systemctl list-units --all; systemctl list-timers")
     assert host.in_clone(UNINSTALL) == ""
@@ -351,9 +386,8 @@ def test_as_a_tool_and_an_airflow_home_in_a_home(
     assert "Usage: " in bare.run(f"{SYNC} --help")
     install_sh = f"{place}/share/{SYNC}/install.sh"
     bare.run("sudo cp -a /srv/airflow ~airflow/airflow")
-    at_home = "AIRFLOW_HOME=/home/airflow/airflow"
-    told = bare.run(f"sudo {install_sh} install {VALUES} {at_home}")
-    assert "AIRFLOW_HOME /home/airflow/airflow" in told
+    told = bare.run(f"sudo {install_sh} install {VALUES} AIRFLOW_HOME={AT_HOME}")
+    assert f"AIRFLOW_HOME {AT_HOME}" in told
     assert f"\nExecStart={place}/bin/{SYNC}\n" in bare.run(f"systemctl cat {SERVICE}")
     bare.run(f"sudo systemctl start {SYNC}")
     assert bare.worker.result() == ("inactive", "success")
@@ -367,7 +401,8 @@ def test_without_installing(bare: Host) -> None:
 
 
 def test_staged_for_a_package(bare: Host) -> None:
-    values = f"{VALUES} AIRFLOW_HOME='/data/R&D|x' AIRFLOW_USER=deploy"
+    others = "REGION='us-east-1 eu-west-1' AIRFLOW_HOME='/data/R&D|x'"
+    values = f"{VALUES} {others} AIRFLOW_USER=deploy"
     staging = "PREFIX=/usr/lib/ecr DESTDIR=staging"
     bare.run("cp -R /srv/project project")
     told = bare.run(f"cd project && sudo make install {values} {staging}")
@@ -376,6 +411,7 @@ def test_staged_for_a_package(bare: Host) -> None:
     staged = bare.machine.path("/home/admin/project/staging")
     default = (staged / f"etc/default/{SYNC}").read_text()
     assert "\nAIRFLOW_HOME='/data/R&D|x'\n" in default
+    assert "\nECR_AIRFLOW_SYNC_REGION='us-east-1 eu-west-1'\n" in default
     units = staged / "etc/systemd/system"
     unit = (units / f"{SYNC}.service").read_text()
     assert f"\nExecStart=/usr/lib/ecr/bin/{SYNC}\n" in unit

@@ -11,7 +11,7 @@ from tests.support.ecr_stand_in import Fault
 from tests.support.pages import blocks
 from tests.support.worker import SERVICE, Worker
 
-PAGE = "monitoring.md"
+PAGE = "docs/monitoring.md"
 (ON_FAILURE,) = blocks(PAGE, "Mail", "ini")
 (MAY_WRITE,) = blocks(PAGE, "Prometheus", "ini")
 (SETTING,) = blocks(PAGE, "Prometheus", "sh")
@@ -38,6 +38,7 @@ def test_who_is_told_of_a_success_and_of_a_failure(worker: Worker) -> None:
 
     machine.run("systemctl", "start", SERVICE)
     assert machine.journal().count(CALLED) == 1
+    assert machine.path(METRICS_FILE).stat().st_mode & 0o777 == 0o644
     metrics = read_metrics(worker)
     assert metrics["ecr_airflow_sync_success"] == ("conn_id", 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -11,16 +12,7 @@ import time
 from tests.support.booted_systemd import wait_until
 from tests.support.command import ROOT
 from tests.support.ecr_stand_in import Call, Fault
-from tests.support.worker import (
-    HOME,
-    HOST,
-    SERVICE,
-    SYNC,
-    TIMER,
-    UID,
-    UNITS,
-    Worker,
-)
+from tests.support.worker import HOME, HOST, SERVICE, SYNC, TIMER, UID, UNITS, Worker
 
 
 def test_systemd_has_nothing_to_say(worker: Worker) -> None:
@@ -44,6 +36,13 @@ def test_timers_as_shipped(worker: Worker) -> None:
     times = worker.machine.show("docker-prune.timer", "TimersCalendar", *spread)
     assert "OnCalendar=*-*-* 03:00:00 " in times.pop("TimersCalendar")
     assert times == dict(zip(spread, ("yes", "2h", "yes", "1min")))
+
+
+def test_the_first_run_comes_within_ten_minutes(worker: Worker) -> None:
+    worker.machine.run("systemctl", "start", TIMER)
+    show = ("systemctl", "list-timers", "--output=json", TIMER)
+    (timer,) = json.loads(worker.machine.run(*show))
+    assert 0 < timer["next"] / 1e6 - time.time() < 11 * 60
 
 
 def test_environment_file_is_the_same_to_systemd_and_sh(worker: Worker) -> None:
@@ -150,6 +149,19 @@ def test_denied(worker: Worker) -> None:
     )
     is_unchanged = worker.password() == before
     assert is_unchanged
+
+
+def test_a_home_where_the_service_may_not_write(worker: Worker) -> None:
+    worker.machine.sh("mkdir --parents /data/airflow; chown airflow /data/airflow")
+    worker.configure(AIRFLOW_HOME="/data/airflow")
+    assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
+    assert "Read-only file system" in worker.machine.journal("--unit", SERVICE)
+
+
+def test_a_user_who_is_not_there(worker: Worker) -> None:
+    worker.drop_in(SERVICE, "[Service]", "User=nobody-of-that-name")
+    assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
+    assert "status=217/USER" in worker.machine.journal("--unit", SERVICE)
 
 
 def test_overlapping_starts_run_once(worker: Worker) -> None:

@@ -105,7 +105,7 @@ class Machine:
             text=True,
             errors="replace",
             check=False,
-            timeout=120,
+            timeout=240,
         )
 
     def run(self, *command: str, stdin: str = "") -> str:

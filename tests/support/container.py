@@ -6,14 +6,12 @@ Whoever kills `docker exec -i worker` leaves alone what it has started inside.
 from __future__ import annotations
 
 import contextlib
-import subprocess
-from pathlib import Path
 from typing import Iterator
 
 from tests.support import airflows
 from tests.support.booted_systemd import Machine
 from tests.support.docker import Docker, docker_in
-from tests.support.worker import AIRFLOW, HOME, IN_CONTAINER, UID
+from tests.support.worker import HOME, IN_CONTAINER, UID
 
 INSIDE = "/inside"  # AIRFLOW_HOME there
 VARIABLES = {
@@ -26,12 +24,8 @@ VARIABLES = {
     "PATH": "/opt/airflow/bin:/bin",
 }
 HANGING = "/opt/hanging"  # for programs of a test
-VOLUMES = (
-    "/opt/airflow:/opt/airflow:ro",
-    "/opt/python:/opt/python:ro",
-    f"{HANGING}:{HANGING}:ro",
-    f"{HOME}:{INSIDE}",
-)
+SHARED = ("/lib", "/lib64", "/usr/lib", "/opt/airflow", "/opt/python", HANGING)
+VOLUMES = (*(f"{path}:{path}:ro" for path in SHARED), f"{HOME}:{INSIDE}")
 
 
 @contextlib.contextmanager
@@ -39,7 +33,7 @@ def container_in(machine: Machine) -> Iterator[Docker]:
     """The container, and the daemon that runs it."""
     machine.run("mkdir", "-p", HANGING)
     with docker_in(machine) as docker:
-        docker.load("worker", *IN_CONTAINER.split(), libraries=_libraries())
+        docker.load("worker", *IN_CONTAINER.split())
         options = ["--detach", "--name=worker", "--network=none", f"--user={UID}:{UID}"]
         options += [f"--volume={volume}" for volume in VOLUMES]
         options += [f"--env={name}={value}" for name, value in VARIABLES.items()]
@@ -48,14 +42,3 @@ def container_in(machine: Machine) -> Iterator[Docker]:
             yield docker
         finally:
             docker("rm", "--force", "worker")
-
-
-def _libraries() -> set[Path]:
-    """The machine's shared libraries that Airflow's Python and packages are linked to."""
-    environment = airflows.environment(AIRFLOW)
-    python = (environment / "bin/python").resolve()
-    folders = (environment, next(python.parent.parent.glob("lib/python*/lib-dynload")))
-    linked = [str(path) for folder in folders for path in folder.rglob("*.so*")]
-    listed = subprocess.run(["ldd", str(python), *linked], capture_output=True)
-    words = set(listed.stdout.decode().split())
-    return {Path(word) for word in words if word.startswith(("/lib", "/usr/lib"))}

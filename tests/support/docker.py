@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterator
 
 from tests.support.booted_systemd import Machine, require, wait_until
 from tests.support.worker import UID
@@ -49,15 +49,9 @@ class Docker:
     def stop(self) -> None:
         self.machine.run("systemctl", "stop", "trial-docker")
 
-    def load(
-        self,
-        name: str,
-        *command: str,
-        age: timedelta = timedelta(),
-        libraries: Iterable[Path] = (),
-    ) -> None:
-        """Make an image with busybox and those libraries, built that long ago."""
-        archive = _archive(name, command, NOW - age, _layer(libraries))
+    def load(self, name: str, *command: str, age: timedelta = timedelta()) -> None:
+        """Make an image with busybox in it that was built that long ago."""
+        archive = _archive(name, command, NOW - age, _layer())
         self.machine.path(IMAGE).write_bytes(archive)
         self("load", "--input", IMAGE)
         self.machine.path(IMAGE).unlink()
@@ -94,53 +88,45 @@ def _time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _layer(libraries: Iterable[Path]) -> bytes:
+def _layer() -> bytes:
     """The files of an image."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for path in (Path("/bin/busybox"), *libraries):
-            (root / path.relative_to("/").parent).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, root / path.relative_to("/"))
+        for name in ("bin", "etc", "tmp"):
+            (root / name).mkdir()
+        (root / "tmp").chmod(0o1777)
+        (root / "etc/passwd").write_text(f"airflow:x:{UID}:{UID}::/tmp:/bin/sh\n")
+        shutil.copy("/bin/busybox", root / "bin")
         for name in BUSYBOX:
             (root / "bin" / name).symlink_to("busybox")
-        (root / "tmp").mkdir()
-        (root / "tmp").chmod(0o1777)
-        (root / "etc").mkdir()
-        (root / "etc/passwd").write_text(f"airflow:x:{UID}:{UID}::/tmp:/bin/sh\n")
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            for child in sorted(root.iterdir()):
-                tar.add(child, child.name)
-    return archive.getvalue()
+        return _tar(root)
 
 
 def _archive(
     name: str, command: tuple[str, ...], built: datetime, layer: bytes
 ) -> bytes:
     """What `docker load` takes."""
+    digest = hashlib.sha256(layer).hexdigest()
     config = {
         "architecture": "amd64",
         "os": "linux",
         "created": _time(built),
         "config": {"Cmd": command, "Labels": {"name": name}},
-        "rootfs": {
-            "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],
-        },
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     }
-    manifest = {
-        "Config": "config.json",
-        "RepoTags": [f"{name}:latest"],
-        "Layers": ["layer.tar"],
-    }
+    manifest = {"Config": "config", "RepoTags": [f"{name}:latest"], "Layers": ["layer"]}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "layer").write_bytes(layer)
+        (root / "config").write_text(json.dumps(config))
+        (root / "manifest.json").write_text(json.dumps([manifest]))
+        return _tar(root)
+
+
+def _tar(folder: Path) -> bytes:
+    """What is in a folder."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path, content in (
-            ("layer.tar", layer),
-            ("config.json", json.dumps(config).encode()),
-            ("manifest.json", json.dumps([manifest]).encode()),
-        ):
-            entry = tarfile.TarInfo(path)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
+        for path in folder.iterdir():
+            tar.add(path, path.name)
     return archive.getvalue()

@@ -273,16 +273,8 @@ def _start_registry(docker: Docker, ca: str) -> None:
     machine.write("/etc/e2e-registry.yml", REGISTRY)
     serve = "systemd-run --quiet --unit=e2e-registry docker-registry serve"
     machine.run(*serve.split(), "/etc/e2e-registry.yml")
-    wait_until(_listens)
     image = f"{BEHIND}/web_scraper"
     docker.load(image, *SCRAPE)
-    docker("push", "--quiet", image)
+    push = ("docker", "push", "--quiet", image)
+    wait_until(lambda: machine.attempt(*push).returncode == 0)
     docker("image", "rm", image)
-
-
-def _listens() -> bool:
-    """Whether the registry does."""
-    host, _, port = BEHIND.partition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-        return True
-    return False

@@ -11,13 +11,13 @@ def commands(page: str, heading: str) -> list[str]:
     """The commands of a section, as they are to be typed."""
     found: list[str] = []
     for block in blocks(page, heading, "console"):
-        found += re.findall(r"^\$ ((?:.*\\\n)*.*)", block, re.MULTILINE)
+        found += re.findall(r"^\$ (.*(?:\n    .*)*)", block, re.MULTILINE)
     return found
 
 
 def blocks(page: str, heading: str, language: str = "") -> list[str]:
     """The fenced blocks of that language in a section."""
-    text = (ROOT / "docs" / page).read_text()
+    text = (ROOT / page).read_text()
     _, _, section = text.partition(f"\n## {heading}\n")
     assert section, f"{page} has no section {heading}"
     section, _, _ = section.partition("\n## ")
