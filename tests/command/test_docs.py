@@ -327,7 +327,7 @@ def find_airflow(command: str) -> str:
 def time_out(script: Path) -> str:
     """What is told of a write that takes too long."""
     asked = model.Connection("docker_default", "host", "AWS", "s3cret")
-    with Airflow(str(script), 2, "2.11.2").start(import_now=False) as running:
+    with Airflow(str(script), 4, "2.11.2").start(import_now=False) as running:
         return running.write([asked])["docker_default"]
 
 
@@ -360,7 +360,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "pg://db.example.com/a")
-    monkeypatch.setattr(tokens, "PATIENCE", 1)
+    monkeypatch.setattr(tokens, "PATIENCE", 2)
     ssl = OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
     errors = (
         boto.NoCredentialsError(),
