@@ -124,6 +124,20 @@ def test_what_cannot_be_written_by(
     assert told == script + error.format(home=tmp_path)
 
 
+def test_a_python_that_cannot_tell(
+    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['urllib.parse'] = None"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    airflow = Airflow(write_script(""), 30, "2.11.2")
+    told = catch(StepFailed, airflow.start(import_now=False).__enter__)
+    assert told.startswith("its Python cannot tell which Airflow it has: ")
+    assert told.endswith("import of urllib.parse halted; None in sys.modules")
+    assert "\n" not in told
+
+
 # --- what it holds ---
 
 STRANGE = ("silent", "strange", "foreign")

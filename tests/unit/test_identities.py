@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import NoCredentialsError, NoRegionError
 
 from _ecr_airflow_sync.errors import StepFailed
-from _ecr_airflow_sync.identities import create_client
+from _ecr_airflow_sync.identities import create_client, find_credential_process
 from _ecr_airflow_sync.model import HeldConnection, Target
 from tests.support.ecr_stand_in import (
     BUILDER,
@@ -178,6 +178,32 @@ def test_an_extra_that_is_refused(aws: EcrStandIn, extra: Any, why: str) -> None
     told = catch(StepFailed, create_client, target, held, "ecr")
     assert told == f"aws_conn_id aws_default: {why}"
     assert (aws.calls, aws.assumed) == ([], [])
+
+
+def test_nobody_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    client = create_client(HERE, None, "ecr")
+    with pytest.raises(NoCredentialsError):
+        client.get_authorization_token()
+
+
+def test_whose_program_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the profile, or of one that it rests on."""
+    config = tmp_path / "config"
+    config.write_text(
+        "[default]\ncredential_process = a\n[profile b]\ncredential_process = b\n"
+        "[profile c]\nsource_profile = b\n[profile d]\nsource_profile = e\n"
+        "[profile e]\nsource_profile = d\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    assert find_credential_process(HERE, None) == "default"
+    assert find_credential_process(HERE, holding(**BUILDERS)) == ""
+    for profile, name in {"b": "b", "c": "b", "d": ""}.items():
+        target = Target(profile=profile)
+        assert find_credential_process(target, None) == name
 
 
 def test_the_endpoint_is_for_ecr_alone(

@@ -204,6 +204,29 @@ def test_which_airflow_this_is(script: Path, interpreter: Interpreter) -> None:
     }
 
 
+CONFIGURED = {
+    "[core]\nsql_alchemy_conn = mysql://me:s3cret@old.example.com/airflow\n": "old.example.com",
+    "sql_alchemy_conn=sqlite:////srv/airflow.db": "",
+    "sql_alchemy_conn = mysql://[": "",
+    "# sql_alchemy_conn = mysql://db.example.com": "",
+    "\udcff": "",
+}
+
+
+def test_where_the_database_is(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as it is plain to see."""
+    monkeypatch.delenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    with run_interpreter(str(script), 60) as interpreter:
+        assert describe(interpreter)["database"] == ""
+        for text, host in CONFIGURED.items():
+            content = text.encode("utf-8", "surrogateescape")
+            (tmp_path / "airflow.cfg").write_bytes(content)
+            assert describe(interpreter)["database"] == host
+
+
 def test_where_airflowctl_is_logged_in(
     write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
