@@ -26,6 +26,7 @@ from .conftest import catch
 
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"
+THEIRS = "arn:aws:iam::777777777777:role/theirs"
 HERE = Target(region="us-east-1")
 
 
@@ -35,6 +36,7 @@ def _roles(aws: EcrStandIn) -> None:
         "555555555555", "night-42", (WORKER.account, BUILDER.account)
     )
     aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
+    aws.roles[THEIRS] = Role("777777777777", None, (PARTNER.account,))
 
 
 def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
@@ -62,6 +64,8 @@ IDENTITIES = {
     "role": (ROLE, None, "666666666666"),
     "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
     "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
+    "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
+    "role in a profile": (replace(PROFILE, profile="role"), None, "666666666666"),
 }
 
 
@@ -80,6 +84,7 @@ def test_who_asks(
     config.write_text(
         f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
         f"aws_secret_access_key = {PARTNER.secret_key}\n"
+        f"[profile role]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     create_client(target, held, "ecr").get_authorization_token()
@@ -214,6 +219,20 @@ def test_the_endpoint_is_for_ecr_alone(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     create_client(HERE, held, "ecr").get_authorization_token()
     assert (len(aws.assumed), len(aws.calls)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("LANG", "https://api.ecr.us-east-1.amazonaws.com"),
+        ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
+    ],
+)
+def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
+    monkeypatch.setenv(variable, "true")
+    assert create_client(HERE, None, "ecr").meta.endpoint_url == url
 
 
 def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:

@@ -28,6 +28,11 @@ if "none" in sys.argv:
     sys.exit()
 if "read" in sys.argv:
     print(open(sys.argv[-1]).read())
+if "modes" in sys.argv:
+    import stat
+    pipe = sys.argv[-1]
+    for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
+        print(stat.filemode(os.stat(path).st_mode))
 if "stdin" in sys.argv:
     print([sys.stdin.read()])
 if "replace" in sys.argv:
@@ -142,6 +147,12 @@ def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
     hello, read, _ = outcome.output.split("\n")
     assert (outcome.status, read) == (0, '{"a": {"b": "c"}}')
     assert hello.endswith("/connections.json")
+
+
+def test_the_pipe_is_for_airflows_user_alone(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["modes"], {"a": {}}))
+    modes = outcome.output.splitlines()[1:]
+    assert modes == ["prw-------", "drwx------", "drwx------"]
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
