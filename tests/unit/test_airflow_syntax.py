@@ -135,6 +135,10 @@ def test_two_commands_for_one(
     assert delete.words == ["connections", *deleting.split()]
     options = [prefix + field for field in fields]
     assert add.words == ["connections", *adding.split(), *options]
+    bare = syntax.list_commands([TWO])[1].words
+    assert [word.partition("=")[0][7:] for word in bare[-4:]] == [
+        *("type", "host", "login", "password")
+    ]
 
 
 @pytest.mark.parametrize(

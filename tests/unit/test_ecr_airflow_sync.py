@@ -81,7 +81,7 @@ def test_what_is_fresh_is_left_alone(airflow: FakeAirflow, aws: EcrStandIn) -> N
 
 
 def test_a_dry_run_tells_what_is_there_and_changes_nothing(
-    airflow: FakeAirflow, tmp_path: Path
+    airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = {"one": {"conn_type": "docker"}, "two": {"conn_type": "http"}}
     airflow.store.write_text(json.dumps(stored))
@@ -98,6 +98,9 @@ def test_a_dry_run_tells_what_is_there_and_changes_nothing(
     assert (two.remark, two.last_success) == ("replaces the one there", None)
     assert airflow.connections() == stored
     assert list(tmp_path.rglob("written.json")) == []
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "say nothing")
+    with pytest.raises(SyncError, match="`connections get` is not understood"):
+        ecr_airflow_sync.sync([ONE], there(airflow), dry_run=True)
 
 
 def test_somebody_elses_connection_is_replaced_only_if_asked(
@@ -119,6 +122,7 @@ def test_somebody_elses_connection_is_replaced_only_if_asked(
         ("rolled back", "RuntimeError: server closed the connection unexpectedly"),
         ("commit fails", "IntegrityError: the server closed the connection"),
         ("no shared session", ""),
+        ("", ""),
     ],
 )
 def test_two_commands_are_one_transaction_where_that_can_be(
@@ -356,34 +360,20 @@ def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_targets_of_a_file(run: Run, airflow: FakeAirflow, tmp_path: Path) -> None:
+def test_targets_of_a_file(
+    run: Run, airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "sync.ini"
     config.write_text(f"[one]\nregistry = {A}\n")
     config.chmod(0o600)
-    assert run("--config", str(config), "--host", "mirror", "-r", "x")[0] == 2
     assert run("--config", str(config), "--host", "mirror")[0] == 1  # no region
     config.write_text(f"[one]\nregistry = {A}\nregion = us-east-1\n")
     assert run("--config", str(config), "--host", "mirror")[0] == 0
     assert airflow.connections()["one"]["host"] == "mirror"
-
-
-DURATIONS = {"6h": 21600, "90m": 5400, "1h30m": 5400, "1h1m1s": 3661, "45s": 45}
-
-
-@pytest.mark.parametrize("text", DURATIONS)
-def test_durations(text: str) -> None:
-    context = ecr_airflow_sync.main.make_context("x", ["--renew-before", text])
-    assert context.params["renew_before"] == DURATIONS[text]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six", "30m1h", "1h1h", "6h\n"],
-)
-def test_what_is_no_duration(text: str) -> None:
-    make_context = ecr_airflow_sync.main.make_context
-    told = catch(UsageError, make_context, "x", ["--renew-before", text])
-    assert told == f"{text!r} is not a duration such as 6h, 90m or 1h30m"
+    monkeypatch.setenv("ECR_AIRFLOW_SYNC_REGION", "us-east-1")
+    status, _, err = run("--config", str(config), "--conn-id", "x")
+    beside = "ECR_AIRFLOW_SYNC_REGION and --conn-id cannot be used with --config: "
+    assert (status, beside in err) == (2, True)
 
 
 def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import NoCredentialsError, NoRegionError
 
 from _ecr_airflow_sync.errors import StepFailed
-from _ecr_airflow_sync.identities import create_client
+from _ecr_airflow_sync.identities import create_client, find_credential_process
 from _ecr_airflow_sync.model import HeldConnection, Target
 from tests.support.ecr_stand_in import (
     BUILDER,
@@ -26,6 +26,7 @@ from .conftest import catch
 
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"
+THEIRS = "arn:aws:iam::777777777777:role/theirs"
 HERE = Target(region="us-east-1")
 
 
@@ -35,6 +36,7 @@ def _roles(aws: EcrStandIn) -> None:
         "555555555555", "night-42", (WORKER.account, BUILDER.account)
     )
     aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
+    aws.roles[THEIRS] = Role("777777777777", None, (PARTNER.account,))
 
 
 def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
@@ -62,6 +64,8 @@ IDENTITIES = {
     "role": (ROLE, None, "666666666666"),
     "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
     "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
+    "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
+    "role in a profile": (replace(PROFILE, profile="role"), None, "666666666666"),
 }
 
 
@@ -80,6 +84,7 @@ def test_who_asks(
     config.write_text(
         f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
         f"aws_secret_access_key = {PARTNER.secret_key}\n"
+        f"[profile role]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     create_client(target, held, "ecr").get_authorization_token()
@@ -180,6 +185,32 @@ def test_an_extra_that_is_refused(aws: EcrStandIn, extra: Any, why: str) -> None
     assert (aws.calls, aws.assumed) == ([], [])
 
 
+def test_nobody_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    client = create_client(HERE, None, "ecr")
+    with pytest.raises(NoCredentialsError):
+        client.get_authorization_token()
+
+
+def test_whose_program_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the profile, or of one that it rests on."""
+    config = tmp_path / "config"
+    config.write_text(
+        "[default]\ncredential_process = a\n[profile b]\ncredential_process = b\n"
+        "[profile c]\nsource_profile = b\n[profile d]\nsource_profile = e\n"
+        "[profile e]\nsource_profile = d\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    assert find_credential_process(HERE, None) == "default"
+    assert find_credential_process(HERE, holding(**BUILDERS)) == ""
+    for profile, name in {"b": "b", "c": "b", "d": ""}.items():
+        target = Target(profile=profile)
+        assert find_credential_process(target, None) == name
+
+
 def test_the_endpoint_is_for_ecr_alone(
     aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +219,20 @@ def test_the_endpoint_is_for_ecr_alone(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     create_client(HERE, held, "ecr").get_authorization_token()
     assert (len(aws.assumed), len(aws.calls)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("LANG", "https://api.ecr.us-east-1.amazonaws.com"),
+        ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
+    ],
+)
+def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
+    monkeypatch.setenv(variable, "true")
+    assert create_client(HERE, None, "ecr").meta.endpoint_url == url
 
 
 def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:

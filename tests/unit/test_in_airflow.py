@@ -31,9 +31,9 @@ if "read" in sys.argv:
     print(open(sys.argv[-1]).read())
 if "modes" in sys.argv:
     import stat
-    for path in (sys.argv[-1], os.path.dirname(os.path.dirname(sys.argv[-1]))):
+    pipe = sys.argv[-1]
+    for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
         print(stat.filemode(os.stat(path).st_mode))
-    print(len(open(sys.argv[-1]).read()))
 if "at exit" in sys.argv:
     import atexit, gc
     atexit.register(lambda: open(sys.argv[-1], "w").close())
@@ -179,9 +179,10 @@ def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
     assert hello.endswith("/connections.json")
 
 
-def test_the_pipe_is_private(interpreter: Interpreter) -> None:
+def test_the_pipe_is_for_airflows_user_alone(interpreter: Interpreter) -> None:
     outcome = interpreter.run(Command(["modes"], {"a": {}}))
-    assert outcome.output.splitlines()[1:] == ["prw-------", "drwx------", "9"]
+    modes = outcome.output.splitlines()[1:]
+    assert modes == ["prw-------", "drwx------", "drwx------"]
 
 
 def test_what_airflow_left_for_its_end_is_done(script: Path, tmp_path: Path) -> None:
@@ -282,6 +283,29 @@ def test_which_airflow_this_is(script: Path, interpreter: Interpreter) -> None:
         "database": "db.example.com",
         "variables": ["AIRFLOW_CONN_X"],
     }
+
+
+CONFIGURED = {
+    "[core]\nsql_alchemy_conn = mysql://me:s3cret@old.example.com/airflow\n": "old.example.com",
+    "sql_alchemy_conn=sqlite:////srv/airflow.db": "",
+    "sql_alchemy_conn = mysql://[": "",
+    "# sql_alchemy_conn = mysql://db.example.com": "",
+    "\udcff": "",
+}
+
+
+def test_where_the_database_is(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as it is plain to see."""
+    monkeypatch.delenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    with run_interpreter(str(script), 60) as interpreter:
+        assert describe(interpreter)["database"] == ""
+        for text, host in CONFIGURED.items():
+            content = text.encode("utf-8", "surrogateescape")
+            (tmp_path / "airflow.cfg").write_bytes(content)
+            assert describe(interpreter)["database"] == host
 
 
 def test_where_airflowctl_is_logged_in(

@@ -95,6 +95,8 @@ def test_no_colour_for_whoever_wants_none(
 def test_the_document() -> None:
     written = Result("a", "written", "111111111111", "us-east-1", "a.example", UNTIL)
     document = json.loads(format_json(Run([written, FAILED], FOUND)))
+    names = ["conn_id", "registry", "region", "host", "expires_at", "status", "error"]
+    one = ("a", "111111111111", "us-east-1", "a.example", "2030-01-02T03:04:05Z")
     assert document == {
         "airflow": {
             "executable": "/opt/bin/airflow",
@@ -102,21 +104,8 @@ def test_the_document() -> None:
             "method": "import",
         },
         "connections": [
-            {
-                "conn_id": "a",
-                "registry": "111111111111",
-                "region": "us-east-1",
-                "host": "a.example",
-                "expires_at": "2030-01-02T03:04:05Z",
-                "status": "written",
-                "error": None,
-            },
-            {
-                **dict.fromkeys(("registry", "region", "host", "expires_at")),
-                "conn_id": "b",
-                "status": "failed",
-                "error": "no",
-            },
+            dict(zip(names, (*one, "written", None))),
+            dict(zip(names, ("b", None, None, None, None, "failed", "no"))),
         ],
     }
     nothing = json.loads(format_json(Run([FAILED])))["airflow"]

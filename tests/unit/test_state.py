@@ -252,28 +252,23 @@ def test_another_script_of_the_same_name(
     assert find(A) is None
 
 
-@pytest.mark.parametrize(
-    ("variables", "place"),
-    [
-        ({}, "airflow/airflow.cfg"),
-        ({"AIRFLOW_HOME": "home"}, "home/airflow.cfg"),
-        ({"AIRFLOW_HOME": "home", "AIRFLOW_CONFIG": "my.cfg"}, "my.cfg"),
-    ],
-    ids=["home", "AIRFLOW_HOME", "AIRFLOW_CONFIG"],
-)
+CONFIGURATIONS: dict[str, dict[str, str]] = {
+    "airflow/airflow.cfg": {},
+    "home/airflow.cfg": {"AIRFLOW_HOME": "home"},
+    "my.cfg": {"AIRFLOW_HOME": "home", "AIRFLOW_CONFIG": "my.cfg"},
+}
+
+
+@pytest.mark.parametrize("place", CONFIGURATIONS)
 def test_a_configuration_that_may_name_another_database(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    variables: dict[str, str],
-    place: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in variables.items():
+    for name, value in CONFIGURATIONS[place].items():
         monkeypatch.setenv(name, value)
     remember({A: written(A)})
-    config = tmp_path / place
-    config.parent.mkdir(exist_ok=True)
-    config.write_bytes(b"sql_alchemy_conn = sqlite:////srv/M\xfcller.db\n")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_bytes(b"sql_alchemy_conn = sqlite:////M\xfcller.db\n")
     assert find(A) is None
     remember({A: written(A)})
     assert find(A)
@@ -292,25 +287,23 @@ def test_the_file_is_private_and_replaced_in_one_step(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["written.json"]
 
 
-@pytest.mark.parametrize(
-    ("variables", "place"),
-    [
-        ({"STATE_DIRECTORY": "one:two"}, "one/written.json"),
-        ({"XDG_STATE_HOME": "xdg"}, "xdg/ecr-airflow-sync/written.json"),
-        ({"XDG_STATE_HOME": "", "HOME": "me"},
-         "me/.local/state/ecr-airflow-sync/written.json"),
-    ],
-    ids=["a unit's first", "XDG", "home"],
-)  # fmt: skip
+PLACES = {
+    "one/written.json": {"STATE_DIRECTORY": "one:two"},
+    "xdg/ecr-airflow-sync/written.json": {"XDG_STATE_HOME": "xdg"},
+    "me/.local/state/ecr-airflow-sync/written.json": {
+        "XDG_STATE_HOME": "",
+        "HOME": "me",
+    },
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_where_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    variables: dict[str, str],
-    place: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STATE_DIRECTORY")
-    for name, value in variables.items():
+    for name, value in PLACES[place].items():
         monkeypatch.setenv(name, value)
     remember({A: written(A)})
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
