@@ -9,9 +9,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from tests.support import airflows
+from tests.support.database import read_connection
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "ecr_airflow_sync.py"
@@ -109,10 +110,15 @@ class RealAirflow:
     def script(self) -> str:
         return str(airflows.environment(self.version) / "bin/airflow")
 
-    def connection(self, conn_id: str) -> dict[str, str] | None:
-        return airflows.connection(self.version, self.env, conn_id)
+    @property
+    def database(self) -> str:
+        return self.env[DATABASE_URL]
+
+    def connection(self, conn_id: str) -> dict[str, Any] | None:
+        return read_connection(self.database, conn_id)
 
 
 # Makes a real Airflow on a database of some kind, and tells its URL.
 OnDatabase = Callable[[str, str], "tuple[RealAirflow, str]"]
-OnPostgres = Callable[[str], "tuple[RealAirflow, str]"]
+# Makes a real Airflow of some version, on SQLite.
+Real = Callable[[str], RealAirflow]

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Generator, Iterator
 
@@ -22,7 +22,6 @@ from tests.support.command import (
     Command,
     FakeAirflow,
     OnDatabase,
-    OnPostgres,
     RealAirflow,
 )
 from tests.support.database import Server, name_for_airflow
@@ -163,11 +162,6 @@ def on_database(
         return airflow, url
 
     return place
-
-
-@pytest.fixture
-def on_postgres(on_database: OnDatabase) -> OnPostgres:
-    return partial(on_database, "postgres")
 
 
 @pytest.fixture(scope="session")
