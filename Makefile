@@ -6,7 +6,8 @@ BIN = $(VENV)/bin
 AIRFLOW ?=
 E2E = tests/host/test_e2e.py
 
-.PHONY: help install uninstall demo test quick coverage host e2e faults figures bench lint package clean
+.PHONY: help install uninstall demo test quick coverage host e2e environments faults figures nightly
+.PHONY: bench lint package clean
 
 help:
 	@echo 'sudo make install REGION=us-east-1 AIRFLOW=/opt/airflow/bin/airflow AIRFLOW_HOME=/srv/airflow'
@@ -20,6 +21,7 @@ help:
 	@echo 'make e2e      DockerOperator pulls through the connection: needs root and Docker'
 	@echo 'make faults   kill and stop it at twenty moments of each method: half an hour'
 	@echo 'make figures  what a run costs, in ratios'
+	@echo 'make -k nightly  test with every Airflow on every database, faults, figures, e2e'
 	@echo 'make bench    the sync beside delete and add: ten minutes, and a plot'
 	@echo 'make lint     format, lint, types'
 	@echo 'make package  build and check the sdist and the wheel'
@@ -37,7 +39,10 @@ $(VENV)/ready: setup.cfg
 demo: $(VENV)/ready
 	@$(BIN)/python -m examples.demo
 
-test: coverage
+environments: $(VENV)/ready
+	$(BIN)/python -m tests.support.airflows
+
+test: environments coverage
 	$(BIN)/python -m pytest tests/command tests/airflow -n auto
 
 quick: $(VENV)/ready
@@ -57,10 +62,13 @@ e2e: $(VENV)/ready
 	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)' -n 2
 
 faults: $(VENV)/ready
-	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n 2 --timeout=1800
+	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n auto --timeout=1800
 
 figures: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks -s -q
+
+nightly: export NIGHTLY = true
+nightly: test faults figures e2e
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.bench --svg examples/bench.svg

@@ -10,34 +10,22 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 import uv
 
 from tests.support import airflows
-from tests.support.api_server import ApiServer
-from tests.support.command import MODULE, PACKAGE, ROOT, Command, RealAirflow
+from tests.support.command import MODULE, PACKAGE, ROOT, Command, Real, RealAirflow
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 
 DAGS = ROOT / "examples/dags"
-VERSIONS = ["1.10.15", "2.5.3", "2.11.2", "3.3.2"]
 TASKS = {
     "docker_from_ecr": ["clean_up", "scrape"],
     "refresh_ecr_connection": ["refresh"],
     "refresh_then_scrape": ["refresh", "scrape"],
     "sync_then_run": ["scrape"],
 }
-LOAD = """
-import json, sys
-try:
-    from airflow.dag_processing.dagbag import DagBag
-except ImportError:
-    from airflow.models import DagBag
-bag = DagBag(sys.argv[1])
-tasks = {name: sorted(dag.task_ids) for name, dag in bag.dags.items()}
-print("\\n::" + json.dumps([bag.import_errors, tasks]))
-"""
 # Says what it was asked and, as the real one, asks whoever does not say --force.
 FAKE_DOCKER = """#!/bin/sh
 echo "asked: docker $*"
@@ -47,6 +35,7 @@ PRUNES = (
     "asked: docker container prune --force --filter until=24h",
     "asked: docker image prune --all --force --filter until=24h",
 )
+PROGRAM = Path(__file__).with_name("run_examples.py")
 
 
 @dataclass(frozen=True)
@@ -56,35 +45,22 @@ class Worker:
     airflow: RealAirflow
     env: dict[str, str] = field(repr=False)
 
-    def python(self, code: str, *arguments: str) -> str:
-        """What Airflow's own interpreter prints."""
+    def try_out(self, *tasks: str) -> list[str]:
+        """The log of each; before them, what was found in the DAGs."""
         python = Path(self.airflow.script).with_name("python")
-        return self._run(str(python), "-c", code, *arguments)
-
-    def learn(self) -> None:
-        """Airflow 3 runs a task of what its database knows of the DAGs."""
-        if self.airflow.version.startswith("3."):
-            self._run(self.airflow.script, "dags", "reserialize")
-
-    def task(self, dag: str, task: str) -> tuple[bool, str]:
-        """Whether a task succeeds, and its log."""
-        log = self._run(self.airflow.script, "tasks", "test", dag, task, "2026-01-02")
-        return any(
-            end in log for end in ("new_state=success", "Marking task as SUCCESS")
-        ), log
-
-    def _run(self, *command: str) -> str:
         done = subprocess.run(
-            command,
+            [str(python), str(PROGRAM), self.airflow.script, str(DAGS), *tasks],
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
             timeout=120,
         )
-        return done.stdout
+        return done.stdout.split("\n=== end ===\n")[:-1]
+
+
+Place = Callable[[str], Worker]
 
 
 @pytest.fixture(scope="session")
@@ -98,16 +74,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             python = str(airflows.environment(version))
             # DockerOperator is part of Airflow 1.10, its library is not.
             wanted = ("boto3", "click>=8", *["docker<5"] * version.startswith("1."))
-            install = [
-                "pip",
-                "install",
-                "--quiet",
-                "--python",
-                python,
-                "--target",
-                str(target),
-            ]
-            subprocess.run([uv.find_uv_bin(), *install, *wanted], check=True)
+            where = ("--python", python, "--target", str(target))
+            install = [uv.find_uv_bin(), "pip", "install", "--quiet", *where, *wanted]
+            subprocess.run(install, check=True)
             for source in (MODULE, PACKAGE):
                 (target / source.name).symlink_to(source)
         return target
@@ -117,11 +86,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def place(
-    command: Command,
-    real: Callable[[str], RealAirflow],
-    packages: Callable[[str], Path],
-    tmp_path: Path,
-) -> Callable[[str], Worker]:
+    command: Command, real: Real, packages: Callable[[str], Path], tmp_path: Path
+) -> Place:
     """Makes a worker with that Airflow."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -145,72 +111,68 @@ def place(
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "DOCKER_HOST": f"unix://{tmp_path}/no-docker.sock",
         }
-        worker = Worker(airflow, env)
-        worker.learn()
-        return worker
+        return Worker(airflow, env)
 
     return make
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_load(place: Callable[[str], Worker], version: str) -> None:
-    printed = place(version).python(LOAD, str(DAGS))
-    found: list[dict[str, Any]] = json.loads(
-        printed.rpartition("\n::")[2].splitlines()[0]
-    )
-    assert found == [{}, TASKS]
+def assert_succeeded(log: str) -> None:
+    known = "new_state=success" in log or "Marking task as SUCCESS" in log
+    assert known, log[-4000:]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_clean_up_is_not_asked(place: Callable[[str], Worker], version: str) -> None:
-    succeeded, log = place(version).task("docker_from_ecr", "clean_up")
-    assert succeeded, log[-4000:]
-    assert [prune for prune in PRUNES if prune in log] == list(PRUNES)
-
-
-@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
-def test_refresh(place: Callable[[str], Worker], ecr: EcrStandIn, version: str) -> None:
-    worker = place(version)
-    assert_refreshes(worker, ecr, worker.airflow.connection)
-
-
-def assert_refreshes(
-    worker: Worker, ecr: EcrStandIn, connection: Callable[[str], dict[str, Any] | None]
-) -> None:
-    """Ahead of a container when that is needed; by schedule always."""
-    for dag, calls in (
-        ("refresh_then_scrape", 1),
-        ("refresh_then_scrape", 1),  # which has twelve hours to live
-        ("refresh_ecr_connection", 2),
-    ):
-        succeeded, log = worker.task(dag, "refresh")
-        assert succeeded, log[-4000:]
-        held = connection("docker_default") or {}
-        tokens = ecr.tokens["us-east-1", ACCOUNT]
-        assert held.pop("password") == tokens[-1] or pytest.fail("another token")
-        assert len(tokens) == calls
-        assert not any(token[200:260] in log for token in tokens), "a token was printed"
-
-
-def test_refresh_through_the_api(
-    place: Callable[[str], Worker],
+@pytest.mark.parametrize(
+    "version",
+    [
+        "1.10.15",
+        *["2.5.3"] * airflows.NIGHTLY,  # which is as 2.11.2
+        "2.11.2",
+        pytest.param("3.3.2", id="3.3.2 by airflowctl"),
+    ],
+)
+def test_clean_up_and_refresh(
+    request: pytest.FixtureRequest,
+    place: Place,
     ecr: EcrStandIn,
-    api_server: ApiServer,
     tmp_path: Path,
+    version: str,
 ) -> None:
-    worker = place("3.3.2")
-    client = api_server.client(tmp_path / "airflow")
-    worker.env.update(client)
-    assert_refreshes(worker, ecr, api_server.connection)
+    """All load. Clean-up is not asked. A refresh ahead of a container is when it is needed."""
+    worker = place(version)
+    read = worker.airflow.connection
+    if version.startswith("3."):
+        api_server = request.getfixturevalue("api_server")
+        worker.env.update(api_server.client(tmp_path / "airflow"))
+        read = api_server.connection
+    found, cleaned, first, second, by_schedule = worker.try_out(
+        "docker_from_ecr clean_up",
+        "refresh_then_scrape refresh",
+        "refresh_then_scrape refresh",
+        "refresh_ecr_connection refresh",
+    )
+    assert json.loads(found.splitlines()[-1]) == [{}, TASKS]
+    assert_succeeded(cleaned)
+    assert [prune for prune in PRUNES if prune in cleaned] == list(PRUNES)
+    tokens = ecr.tokens["us-east-1", ACCOUNT]
+    for log, status in (
+        (first, "written"),
+        (second, "fresh"),  # it has twelve hours to live
+        (by_schedule, "written"),
+    ):
+        assert_succeeded(log)
+        assert f"docker_default  {status} " in log
+        assert not any(token[200:260] in log for token in tokens), "a token was printed"
+    held = read("docker_default") or {}
+    newest = held["password"] == tokens[-1]
+    assert newest, "another token"
+    assert len(tokens) == 2
 
 
-def test_sync_then_run(place: Callable[[str], Worker], ecr: EcrStandIn) -> None:
+def test_sync_then_run(place: Place, ecr: EcrStandIn) -> None:
     """Without Docker, it comes as far as that: the connection is there."""
     worker = place("2.11.2")
-    succeeded, log = worker.task("sync_then_run", "scrape")
-    assert not succeeded
+    _, log = worker.try_out("sync_then_run scrape")
     assert "Failed to establish connection to any given Docker" in log
     held = worker.airflow.connection("docker_default") or {}
-    assert held.pop("password") == ecr.tokens["us-east-1", ACCOUNT][-1] or pytest.fail(
-        "another"
-    )
+    newest = held["password"] == ecr.tokens["us-east-1", ACCOUNT][-1]
+    assert newest, "another token"

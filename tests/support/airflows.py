@@ -1,8 +1,9 @@
 """Real Airflow installs, each in a virtual environment of its own under .envs/.
 
-Built on first use, with uv, as of the day on which their dependencies fitted (Airflow's
+Built once, with uv, as of the day on which their dependencies fitted (Airflow's
 constraint files are not to be had everywhere). The interpreter comes from PATH or pyenv.
 
+    python -m tests.support.airflows                  builds all, side by side
     python -m tests.support.airflows 2.11.2           builds one, and prints where it is
     python -m tests.support.airflows 0.1.5            the same for airflowctl
     python -m tests.support.airflows --python 3.8     prints where such a Python is
@@ -18,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
@@ -27,18 +29,19 @@ import uv
 ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".envs"
 FERNET_KEY = base64.urlsafe_b64encode(b"a fixed key: test runs compare!!").decode()
 
-PRINT_CONNECTION = """
-import json, sys
-try:
-    from airflow.utils.session import create_session
-except ImportError:
-    from airflow.utils.db import create_session
-from airflow.models import Connection
-with create_session() as session:
-    found = session.query(Connection).filter(Connection.conn_id == sys.argv[1]).all()
-    keys = ("conn_type", "host", "login", "password", "port", "schema", "extra", "description")
-    print("\\n::" + json.dumps([{k: getattr(c, k, None) for k in keys} for c in found]))
-"""
+FIELDS = (
+    "conn_type",
+    "description",
+    "host",
+    "port",
+    "schema",
+    "login",
+    "password",
+    "extra",
+)
+PRINT_CONNECTION = Path(__file__).with_name("print_connection.py")
+# Then the tests take every Airflow in every place, and not only what differs.
+NIGHTLY = os.environ.get("NIGHTLY") == "true"
 
 
 class Unavailable(Exception):
@@ -139,21 +142,18 @@ def run(version: str, env: dict[str, str], *arguments: str) -> str:
     return _output([str(script), *arguments], env)
 
 
-def connections(
-    version: str, env: dict[str, str], conn_id: str
-) -> list[dict[str, Any]]:
-    """Every row of that id in the metadata database, decrypted by Airflow's own code."""
-    python = environment(version) / "bin/python"
-    printed = _output([str(python), "-c", PRINT_CONNECTION, conn_id], env)
-    rows: list[dict[str, Any]] = json.loads(printed.rpartition("\n::")[2])
-    return rows
-
-
 def connection(
     version: str, env: dict[str, str], conn_id: str
 ) -> dict[str, Any] | None:
-    """The connection of that id, decrypted by Airflow's own code."""
-    rows = connections(version, env, conn_id)
+    """The connection of that id, read and decrypted by Airflow's own code.
+
+    That takes seconds; tests.support.database reads it in no time.
+    """
+    python = environment(version) / "bin/python"
+    # -I: beside the program lies a docker.py, which Airflow would take for the library.
+    program = [str(python), "-I", str(PRINT_CONNECTION), conn_id, *FIELDS]
+    printed = _output(program, env)
+    rows: list[dict[str, Any]] = json.loads(printed.rpartition("\n::")[2])
     assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
     return rows[0] if rows else None
 
@@ -181,12 +181,9 @@ def _uv(*arguments: str) -> None:
 
 def _output(command: list[str], env: dict[str, str]) -> str:
     """Standard output; what the command printed is shown only if it failed."""
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))
-    }
     done = subprocess.run(
         command,
-        env={**inherited, **env},
+        env={**inherited(), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -198,6 +195,12 @@ def _output(command: list[str], env: dict[str, str]) -> str:
     return done.stdout
 
 
+def inherited() -> dict[str, str]:
+    """The environment of the tests, without what would lead to another Airflow or to AWS."""
+    mine = ("AIRFLOW", "AWS_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(mine)}
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """For tests that run side by side: one at a time makes something there."""
@@ -207,9 +210,27 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def build_all() -> None:
+    """All that this machine has a Python for; with CI=true, it must have them all."""
+    with ThreadPoolExecutor() as pool:
+        versions = [*RECIPES, AIRFLOWCTL]
+        building = [
+            (version, pool.submit(environment, version)) for version in versions
+        ]
+    for version, built in building:
+        try:
+            print(built.result())
+        except Unavailable as unavailable:
+            print(f"{version}, whose tests skip: {unavailable}")
+            if os.environ.get("CI") == "true":
+                raise
+
+
 def main() -> None:
     try:
-        if sys.argv[1] == "--python":
+        if len(sys.argv) == 1:
+            build_all()
+        elif sys.argv[1] == "--python":
             print(find_python(sys.argv[2]))
         else:
             print(environment(sys.argv[1]))

@@ -8,9 +8,8 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import signal
-import socket
-import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from tests.support import airflows
+from tests.support.database import execute, find_port, query, read_connection
 
 SERVER = "3.3.2"
 SECRET = "a fixed secret: that of no server but the tests', of 64 bytes...."
@@ -34,15 +34,22 @@ class ApiServer:
     token: str
 
     def client(self, home: Path, url: str = "") -> dict[str, str]:
-        """airflowctl's environment after a login, with ``home`` as its AIRFLOW_HOME."""
+        """airflowctl's environment after a login, with ``home`` as its AIRFLOW_HOME.
+
+        It logs in once to each address, which takes a second, and the others are copies.
+        """
         env = {
-            "AIRFLOW_HOME": str(home),
             "AIRFLOW_CLI_TOKEN": self.token,
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",  # as on a server
         }
-        login = ("auth", "login", "--skip-keyring", "--api-url", url or self.url)
-        airflows.run(airflows.AIRFLOWCTL, env, *login)
-        return env
+        url = url or self.url
+        kept = self.folder / "logins" / url.rpartition(":")[2]
+        if not kept.exists():
+            login = ("auth", "login", "--skip-keyring", "--api-url", url)
+            there = {**env, "AIRFLOW_HOME": str(kept)}
+            airflows.run(airflows.AIRFLOWCTL, there, *login)
+        shutil.copytree(kept, home, dirs_exist_ok=True)
+        return {**env, "AIRFLOW_HOME": str(home)}
 
     def expired_token(self) -> str:
         """The server's own token, had it ended an hour ago."""
@@ -63,34 +70,33 @@ class ApiServer:
         return _signed(self.token, SECRET, sub="viewer", role="VIEWER")
 
     def connection(self, conn_id: str) -> dict[str, Any] | None:
-        return airflows.connection(SERVER, self.env, conn_id)
+        return read_connection(self.database, conn_id)
 
     def writes(self) -> int:
         """How many bulk requests were let in, by the audit log."""
-        with self._database() as database:
-            count = "SELECT count(*) FROM log WHERE event = 'bulk_connections'"
-            return int(database.execute(count).fetchone()[0])
+        return len(
+            query(self.database, "SELECT 1 FROM log WHERE event = 'bulk_connections'")
+        )
 
     @contextlib.contextmanager
     def broken(self) -> Iterator[None]:
         """Within the block, the server answers 500 to whatever needs its connections."""
-        with self._database() as database:
-            database.execute("ALTER TABLE connection RENAME TO aside")
-            try:
-                yield
-            finally:
-                database.execute("ALTER TABLE aside RENAME TO connection")
+        execute(self.database, "ALTER TABLE connection RENAME TO aside")
+        try:
+            yield
+        finally:
+            execute(self.database, "ALTER TABLE aside RENAME TO connection")
 
-    def _database(self) -> contextlib.closing[sqlite3.Connection]:
-        path = Path(self.env["AIRFLOW_HOME"], "airflow.db")
-        return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+    @property
+    def database(self) -> str:
+        return self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[ApiServer]:
     """A server with a fresh SQLite database in ``folder``, which does not outlive the block."""
     airflows.environment(airflows.AIRFLOWCTL)
-    port = free_port()
+    port = find_port()
     url = f"http://127.0.0.1:{port}"
     env = {
         **airflows.home(SERVER, folder / "home"),
@@ -107,32 +113,13 @@ def serving(folder: Path) -> Iterator[ApiServer]:
         _stop(process)
 
 
-def free_port() -> int:
-    """A port of loopback where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def _start(env: dict[str, str], port: int, log: Path) -> subprocess.Popen[bytes]:
     script = airflows.environment(SERVER) / "bin/airflow"
-    options = (
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--apps",
-        "core",
-    )
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AWS_"))
-    }
+    options = f"--host 127.0.0.1 --port {port} --workers 1 --apps core"
     with log.open("wb") as output:
         return subprocess.Popen(
-            [str(script), "api-server", *options],
-            env={**inherited, **env},
+            [str(script), "api-server", *options.split()],
+            env={**airflows.inherited(), **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

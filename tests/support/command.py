@@ -15,6 +15,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.support import airflows
+from tests.support.database import read_connection
 from tests.support.ecr_stand_in import ACCOUNT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,10 +150,15 @@ class RealAirflow:
     def script(self) -> str:
         return str(airflows.environment(self.version) / "bin/airflow")
 
-    def connection(self, conn_id: str) -> dict[str, str] | None:
-        return airflows.connection(self.version, self.env, conn_id)
+    @property
+    def database(self) -> str:
+        return self.env[DATABASE_URL]
+
+    def connection(self, conn_id: str) -> dict[str, Any] | None:
+        return read_connection(self.database, conn_id)
 
 
 # Makes a real Airflow on a database of some kind, and tells its URL.
 OnDatabase = Callable[[str, str], "tuple[RealAirflow, str]"]
-OnPostgres = Callable[[str], "tuple[RealAirflow, str]"]
+# Makes a real Airflow of some version, on SQLite.
+Real = Callable[[str], RealAirflow]

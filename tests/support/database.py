@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import sqlite3
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import psycopg2
 import pymysql
+from cryptography.fernet import Fernet
 
 from tests.support import airflows
 from tests.support.watcher import Background
@@ -26,11 +28,15 @@ from tests.support.watcher import Background
 DRIVERS = {"postgresql": "postgresql+psycopg2", "mysql": "mysql+pymysql"}
 
 
+FERNET = Fernet(airflows.FERNET_KEY)
+
+
 def connect(url: str) -> Any:
     """A DB-API connection in which each statement is a transaction.
 
-    SQLite is sqlite:///PATH.
+    The URL may be Airflow's, with a driver. SQLite is sqlite:///PATH.
     """
+    url = re.sub(r"^(\w+)\+\w+:", r"\1:", url)
     at = urlsplit(url)
     if at.scheme == "sqlite":
         return sqlite3.connect(at.path[1:], isolation_level=None)
@@ -48,9 +54,39 @@ def connect(url: str) -> Any:
 
 
 def execute(url: str, statement: str) -> None:
-    connection = connect(url)
-    connection.cursor().execute(statement)
-    connection.close()
+    with closing(connect(url)) as database:
+        database.cursor().execute(statement)
+
+
+def query(url: str, question: str) -> list[dict[str, Any]]:
+    """The rows that answer it, by the names of their columns."""
+    with closing(connect(url)) as database:
+        cursor = database.cursor()
+        cursor.execute(question)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row)) for row in cursor.fetchall()]
+
+
+def read_connection(url: str, conn_id: str) -> dict[str, Any] | None:
+    """As airflows.connection has it, which tests/airflow/test_airflow.py holds beside it."""
+    rows = query(url, f"SELECT * FROM connection WHERE conn_id = '{conn_id}'")
+    assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
+    if not rows:
+        return None
+    (row,) = rows
+    for name, flag in (("password", "is_encrypted"), ("extra", "is_extra_encrypted")):
+        if row[name] and row[flag]:
+            row[name] = FERNET.decrypt(row[name].encode()).decode()
+    return {name: row.get(name) for name in airflows.FIELDS}
+
+
+def insert_connection(url: str, conn_id: str, password: str, **fields: str) -> None:
+    """As somebody made it who uses Airflow."""
+    encrypted = FERNET.encrypt(password.encode()).decode()
+    texts = {"conn_id": conn_id, "password": encrypted, **fields}
+    values = ", ".join(f"'{text}'" for text in texts.values())
+    columns = f"{', '.join(texts)}, is_encrypted, is_extra_encrypted"
+    execute(url, f"INSERT INTO connection ({columns}) VALUES ({values}, true, false)")
 
 
 @dataclass
@@ -62,7 +98,7 @@ class Reader(Background):
 
     url: str
     conn_ids: tuple[str, ...] = ("docker_default",)
-    pause: float = 0
+    pause: float = 0.001
     reads: int = 0
     missing: int = 0
     seconds_missing: float = 0
@@ -167,12 +203,26 @@ def make_folder(user: str) -> Iterator[Path]:
         yield Path(name)
 
 
-def wait_for_server(url: str, refusal: type[Exception]) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            connect(url).close()
-            return
-        except refusal:
+@contextmanager
+def running(
+    command: Sequence[str], url: str, refusal: type[Exception]
+) -> Iterator[None]:
+    """The server, from when it takes connections. Until then it answers by ``refusal``."""
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd="/")
+    try:
+        deadline = time.monotonic() + 30
+        while not accepts(url, refusal):
             assert time.monotonic() < deadline, f"{url} does not start"
             time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def accepts(url: str, refusal: type[Exception]) -> bool:
+    try:
+        connect(url).close()
+    except refusal:
+        return False
+    return True

@@ -278,7 +278,7 @@ class Fault:
         usage = "Usage: " in ran.stderr  # then it is the fourth line
         assert ran.stderr.count("\n") == (4 if usage else bool(self.says)), ran.stderr
         for piece in self.says:
-            assert piece in ran.stderr
+            assert piece in ran.stderr, ran.stderr
         assert self.out is None or self.out in ran.stdout
         scene.assert_no_token()
         if self.status:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Generator, Iterator
 
@@ -23,7 +23,6 @@ from tests.support.command import (
     Command,
     FakeAirflow,
     OnDatabase,
-    OnPostgres,
     Place,
     RealAirflow,
 )
@@ -173,11 +172,6 @@ def on_database(
         return airflow, url
 
     return place
-
-
-@pytest.fixture
-def on_postgres(on_database: OnDatabase) -> OnPostgres:
-    return partial(on_database, "postgres")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tests.support.database import (
     find_program,
     make_folder,
     run_tool,
-    wait_for_server,
+    running,
 )
 
 PACKAGE = "mariadb-server"
@@ -68,16 +68,8 @@ def serving(program: str) -> Iterator[MariaDB]:
             common.append("--user=mysql")
         make = ["mariadb-install-db", *common, "--skip-test-db"]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
-        place = [f"--port={port}", f"--socket={folder / 'socket'}"]
-        server = subprocess.Popen(
-            [program, *common, *place, f"--pid-file={folder / 'pid'}", *OPTIONS],
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
+        files = [f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}"]
+        serve = [program, *common, f"--port={port}", *files, *OPTIONS]
         url = f"mysql://airflow@127.0.0.1:{port}"
-        try:
-            wait_for_server(url, pymysql.OperationalError)
+        with running(serve, url, pymysql.OperationalError):
             yield MariaDB(url)
-        finally:
-            server.terminate()
-            server.wait()

@@ -18,7 +18,7 @@ from tests.support.database import (
     find_program,
     make_folder,
     run_tool,
-    wait_for_server,
+    running,
 )
 
 PACKAGE = "postgresql"
@@ -62,15 +62,7 @@ def serving(initdb: str) -> Iterator[Postgres]:
         make = [*as_user, initdb, "-D", data, "-U", "airflow", "-A", "trust"]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
         place = ["-D", data, "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
-        server = subprocess.Popen(
-            [*as_user, str(tools / "postgres"), *place, "-c", "fsync=off"],
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
+        serve = [*as_user, str(tools / "postgres"), *place, "-c", "fsync=off"]
         url = f"postgresql://airflow@127.0.0.1:{port}"
-        try:
-            wait_for_server(f"{url}/postgres", psycopg2.OperationalError)
+        with running(serve, f"{url}/postgres", psycopg2.OperationalError):
             yield Postgres(url, tools)
-        finally:
-            server.terminate()
-            server.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Callable, Iterator, TypeVar
@@ -22,14 +23,10 @@ def require_proc() -> None:
 def processes() -> Iterator[tuple[int, str]]:
     """Every process of this machine with its arguments, as any user sees them."""
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                arguments = (
-                    Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
-                )
-            except OSError:
-                continue  # it has ended in between
-            yield int(entry.name), arguments
+        with suppress(OSError):  # it has ended in between
+            if entry.name.isdigit():
+                arguments = Path(entry.path, "cmdline").read_bytes()
+                yield int(entry.name), arguments.decode(errors="replace")
 
 
 class Background:
@@ -85,14 +82,9 @@ class Watcher(Background):
 
     def _files(self) -> Iterator[tuple[Path, bytes]]:
         for folder in self.folders:
-            walked = os.walk(
-                folder
-            )  # which, unlike rglob, does not mind what has gone in between
-            for path in [
-                Path(place, name) for place, _, names in walked for name in names
-            ]:
-                try:
-                    if path.is_file() and not path.is_symlink():
-                        yield path, path.read_bytes()
-                except OSError:
-                    continue
+            # Unlike rglob, os.walk does not mind what has gone in between.
+            for place, _, names in os.walk(folder):
+                for path in [Path(place, name) for name in names]:
+                    with suppress(OSError):
+                        if path.is_file() and not path.is_symlink():
+                            yield path, path.read_bytes()
