@@ -20,6 +20,11 @@ LOOKED = (
     "boto3 looked at the environment, ~/.aws and instance metadata; HOME is /home/a"
 )
 SECRET_KEY = "check the secret key, and this host's clock"
+SPREAD = f"{TRY_AGAIN}; spread the hosts over the half hour"
+CHECK_CA = (
+    "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and this "
+    "host's clock"
+)
 LONG = "Ab1+_=-9" * 8
 
 
@@ -68,8 +73,7 @@ def test_what_is_told(error: Exception, told: str) -> None:
 
 ADVISED = {
     answered("RequestExpired", "no"): SECRET_KEY,
-    answered("ThrottlingException", "no"): f"{TRY_AGAIN}; spread the hosts over the "
-    "half hour",
+    answered("ThrottlingException", "no"): SPREAD,
     boto.EndpointConnectionError(endpoint_url="x"): NETWORK,
     boto.ConnectTimeoutError(endpoint_url="x"): NETWORK,
     boto.ConnectionClosedError(endpoint_url="x"): TRY_AGAIN,
@@ -78,10 +82,7 @@ ADVISED = {
     boto.ProfileNotFound(profile="a"): LOOKED,
     boto.UnauthorizedSSOTokenError(): RENEW,
     boto.CredentialRetrievalError(provider="a", error_msg="b"): RENEW,
-    boto.SSLError(
-        endpoint_url="x", error="no"
-    ): "check AWS_CA_BUNDLE, a CA bundle that "
-    "must know this network's proxy, and this host's clock",
+    boto.SSLError(endpoint_url="x", error=OSError("no")): CHECK_CA,
 }
 
 

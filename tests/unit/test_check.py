@@ -174,13 +174,9 @@ def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     assert "s3cret" not in result.error
 
 
-def issue(registry: RegistryStandIn) -> str:
-    registry.ecr.authorization_data(US, (), ACCOUNT)
-    return registry.ecr.tokens[US, ACCOUNT][-1]
-
-
 def test_a_good_token(registry: RegistryStandIn) -> None:
-    token = issue(registry)
+    registry.ecr.authorization_data(US, (), ACCOUNT)
+    token = registry.ecr.tokens[US, ACCOUNT][-1]
     until = int(registry.ecr.issued[token].expires_at)
     assert check_one(MINE, holding(password=token)) == Result(
         conn_id="docker_default",
@@ -190,6 +186,17 @@ def test_a_good_token(registry: RegistryStandIn) -> None:
         expires_at=datetime.fromtimestamp(until, timezone.utc),
     )
     assert registry.told() == {HOST}
+
+
+def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
+    registry.ecr.public_data(ACCOUNT)
+    token = registry.ecr.tokens[US, "public"][-1]
+    public = Target(registry="public", host="public.ecr.aws")
+    result = check_one(public, holding("public.ecr.aws", password=token))
+    assert (result.status, result.error) == ("fine", None)
+    assert [request.path for request in registry.requests] == [
+        "/token/?service=public.ecr.aws"
+    ]
 
 
 def test_a_password_that_is_no_token_has_no_known_end(
@@ -213,17 +220,38 @@ def test_a_refused_token_tells_its_end(registry: RegistryStandIn) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [(500, "500 Internal Server Error"), (429, "429 Too Many Requests")],
-)
-def test_a_registry_with_trouble_of_its_own(
-    registry: RegistryStandIn, status: int, told: str
-) -> None:
-    registry.troubles[HOST] = Trouble(status=status)
+ANSWERS = {
+    301: ("unreachable", "301 Moved Permanently", TRY_AGAIN),
+    401: ("refused", "401 Unauthorized", SYNC),
+    403: ("refused", "403 Forbidden", SYNC),
+    429: ("unreachable", "429 Too Many Requests", TRY_AGAIN),
+    500: ("unreachable", "500 Internal Server Error", TRY_AGAIN),
+}
+
+
+@pytest.mark.parametrize("status", ANSWERS)
+def test_a_registry_that_says_no(registry: RegistryStandIn, status: int) -> None:
+    registry.troubles[HOST] = Trouble(status=status, location="https://evil.example/")
+    result = check_one(MINE, holding())
+    told, reason, advice = ANSWERS[status]
+    assert (result.status, result.error) == (
+        told,
+        f"{HOST} answered {reason}; {advice}",
+    )
+    assert registry.told() == {HOST}
+
+
+def test_a_registry_that_nobody_vouches_for(registry: RegistryStandIn) -> None:
+    registry.troubles[HOST] = Trouble(wrong_name=True)
     result = check_one(MINE, holding())
     assert result.status == "unreachable"
-    assert result.error == f"{HOST} answered {told}; {TRY_AGAIN}"
+    assert result.error
+    assert "CERTIFICATE_VERIFY_FAILED" in result.error
+    assert result.error.endswith(
+        "; check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and "
+        "this host's clock"
+    )
+    assert registry.told() == set()
 
 
 def test_what_others_are_found_to_be_does_not_wait(

@@ -27,7 +27,7 @@ RULE = (
 NO_REGION = "is not one region: give one -r each (in a file, a section each)"
 NO_ACCOUNT = "is not an account id of twelve digits"
 NO_HOST = "is not a bare host, as in an image's name"
-NO_LOGIN = "extra has reauth false: DockerOperator would not log in to ECR"
+NO_LOGIN = "has reauth false: DockerOperator would not log in to ECR"
 EXTRA = '\'{"email": "me@example.com"}\''
 PLACEHOLDERS = "the placeholders are {registry} and {region}"
 
@@ -72,10 +72,6 @@ def test_what_is_known_is_filled_in(target: Target, validated: Target) -> None:
     assert validate_target(target) == validated
 
 
-def describe(fields: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value[:20]!a}" for name, value in fields.items())
-
-
 ALLOWED: list[dict[str, str]] = [
     {"conn_id": "x" * 200},
     {"conn_id": ".a-b_c.d"},
@@ -95,71 +91,58 @@ ALLOWED: list[dict[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", ALLOWED, ids=describe)
+@pytest.mark.parametrize("fields", ALLOWED, ids=lambda fields: ascii(fields)[:30])
 def test_what_may_be_asked_for(fields: dict[str, str]) -> None:
     target = Target(**fields)
     assert validate_target(target) == target
 
 
-REFUSED: list[tuple[dict[str, str], str]] = [
+NO_HOSTS = (
+    *("https://a.example", "a..example", "a.example:443", "a.example/x"),
+    *("-a.example", "{account}.example", "{region"),
+)
+NO_IDS = (
+    *("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201),
+    *("x" * 189 + "{registry}", "x" * 187 + "{region}"),
+)
+REFUSED = [
+    ("region {!r} ", NO_REGION, ("x y", "x,y", "x\n")),
+    ("registry {!r} ", NO_ACCOUNT, ("", "12345", "\u0661" * 12, f"{A}\n", "Public")),
+    ("conn id {!r}: ", PLACEHOLDERS, ("e_{account}", "e_{region", "e_}")),
+    ("conn id {!r}: ", RULE, NO_IDS),
+    ("host {!r} ", NO_HOST, NO_HOSTS),
+    ("extra ", f"is not a JSON object, such as {EXTRA}", ("[1]", "null", '"text"')),
     *(
-        ({"region": region}, f"region {region!r} {NO_REGION}")
-        for region in ("x y", "x,y", "x\n")
-    ),
-    *(
-        ({"registry": registry}, f"registry {registry!r} {NO_ACCOUNT}")
-        for registry in ("", "12345", "\u0661" * 12, f"{A}\n", "Public")
-    ),
-    *(
-        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {PLACEHOLDERS}")
-        for conn_id in ("e_{account}", "e_{region", "e_}")
-    ),
-    *(
-        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
-        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201)
-    ),
-    *(
-        ({"conn_id": template}, f"conn id {template!r}: {RULE}")
-        for template in ("x" * 189 + "{registry}", "x" * 187 + "{region}")
-    ),
-    ({"conn_id": "e_{region}", "region": "a/b"}, f"conn id 'e_a/b': {RULE}"),
-    (
-        {"conn_id": "x" * 189 + "{registry}", "registry": A},
-        f"conn id {'x' * 189 + A!r}: {RULE}",
-    ),
-    *(
-        ({"host": host}, f"host {host!r} {NO_HOST}")
-        for host in (
-            "https://a.example",
-            "a..example",
-            "a.example:443",
-            "a.example/x",
-            "-a.example",
-            "{account}.example",
-            "{region",
-        )
-    ),
-    (
-        {"profile": "a", "aws_conn_id": "b"},
-        "profile and aws_conn_id are two sources of credentials: give one",
-    ),
-    ({"external_id": "a"}, "external_id is for a role: give its role_arn"),
-    *(
-        ({"extra": extra}, f"extra is not a JSON object, such as {EXTRA}")
-        for extra in ("[1]", "null", '"text"')
-    ),
-    *(
-        ({"extra": f'{{"reauth": {value}}}'}, NO_LOGIN)
+        ("extra ", NO_LOGIN, (f'{{"reauth": {value}}}',))
         for value in ("false", '"no"', '"False"', "0")
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"), REFUSED, ids=[describe(fields) for fields, _ in REFUSED]
+    ("what", "why", "value"),
+    [(what, why, value) for what, why, values in REFUSED for value in values],
+    ids=lambda text: ascii(text[:20]),
 )
-def test_what_is_refused(fields: dict[str, str], error: str) -> None:
-    assert catch(UsageError, validate_target, Target(**fields)) == error
+def test_a_value_that_is_refused(what: str, why: str, value: str) -> None:
+    field = what.partition(" {")[0].strip().replace(" ", "_")
+    told = catch(UsageError, validate_target, replace(Target(), **{field: value}))
+    assert told == what.format(value) + why
+
+
+WRONG_TOGETHER = {
+    "profile and aws_conn_id are two sources of credentials: give one": Target(
+        profile="a", aws_conn_id="b"
+    ),
+    "external_id is for a role: give its role_arn": Target(external_id="a"),
+    f"conn id 'e_a/b': {RULE}": Target("e_{region}", "a/b"),
+    f"conn id '{'x' * 189}{A}': {RULE}": Target("x" * 189 + "{registry}", registry=A),
+}
+
+
+@pytest.mark.parametrize("error", WRONG_TOGETHER, ids=lambda error: error[:20])
+def test_values_that_do_not_go_together(error: str) -> None:
+    assert catch(UsageError, validate_target, WRONG_TOGETHER[error]) == error
 
 
 def test_an_empty_region_beside_another() -> None:
