@@ -256,3 +256,13 @@ def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
     with run_interpreter(script, 30) as process:
         outcome = process.run(Command([]))
     assert outcome.output == f"{sys.executable}\n"
+
+
+def test_a_deadline_that_the_import_misses(write_script: WriteScript) -> None:
+    script = write_script("import time; time.sleep(60)")
+    with run_interpreter(script, 0.5) as process:
+        process.start_import()
+        with pytest.raises(StepFailed) as caught:
+            process.finish_import()
+    why = "killed after 0.5 s, while importing Airflow; see --timeout"
+    assert str(caught.value) == f"{script}: {why}"
