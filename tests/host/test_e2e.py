@@ -182,4 +182,5 @@ def test_the_service_writes_by_airflowctl(worker: DockerWorker) -> None:
         machine.run("systemctl", "start", SERVICE)
         assert len(worker.ecr.calls) == calls
         assert host.is_fresh()
+        assert not machine.path("/run/ecr-airflow-sync").exists()
     assert host.traces() == []

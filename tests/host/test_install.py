@@ -35,6 +35,8 @@ from tests.support.worker import (
     own,
 )
 
+pytestmark = pytest.mark.timeout(900)  # pip takes its time, and the network
+
 ADMIN = 50001
 AT_HOME = "/home/airflow/airflow"  # another AIRFLOW_HOME
 OURS = f"/opt/{SYNC}"
