@@ -35,6 +35,8 @@ from tests.support.worker import (
     own,
 )
 
+pytestmark = pytest.mark.timeout(900)  # pip takes its time, and the network
+
 ADMIN = 50001
 AT_HOME = "/home/airflow/airflow"  # another AIRFLOW_HOME
 OURS = f"/opt/{SYNC}"
@@ -46,6 +48,14 @@ NO_PYTHON = (
     "is older than 3.8, or in a home directory, hidden from services: give PYTHON="
 )
 VALUES = f"REGION=us-east-1 AIRFLOW=/opt/airflow/bin/airflow AIRFLOW_HOME={HOME}"
+
+WHAT_IS_SHARED = (
+    "systemd/*",
+    "crontab.example",
+    "examples/*.ini",
+    "examples/systemd/*",
+    "docs/*",
+)
 
 # As the pages print them.
 MAKE_INSTALL, ENABLE, ADD_DOCKER, INSTALL_FOR_DOCKER = commands(
@@ -341,7 +351,7 @@ def test_by_hand(bare: Host) -> None:
     make, install, dry_run, install_units, add_metrics = BY_HAND
     told = bare.in_clone(make, install, dry_run)
     assert f"docker_default  planned  {HOST}" in told
-    assert read_share(bare) == what_is_shared(bare.project)
+    assert_shared(bare)
 
     told = bare.run(*UNITS_BY_HAND)
     assert f"docker_default  written  {HOST}, until " in told
@@ -362,20 +372,17 @@ def test_by_hand(bare: Host) -> None:
     assert bare.installed() == []
 
 
-def read_share(host: Host) -> dict[str, str]:
-    """The files in the share folder of the virtual environment."""
-    folder = host.machine.path(SHARE)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_text() for path in files}
-
-
-def what_is_shared(project: Path) -> dict[str, str]:
-    """What the page says is there: units, environment file, crontab, drop-ins, pages."""
-    files = [project / "crontab.example", project / f"examples/{SYNC}.ini"]
-    files += [*project.glob("systemd/*"), *project.glob("examples/systemd/*")]
-    pages = {f"docs/{page.name}": page for page in project.glob("docs/*.md")}
-    shared = {**{file.name: file for file in files}, **pages}
-    return {name: file.read_text() for name, file in shared.items()}
+def assert_shared(host: Host) -> None:
+    """What the page says of the share folder is there, as it is in the clone."""
+    files = host.machine.path(SHARE).rglob("*.*")
+    shared = {path.name: path for path in files if path.is_file()}
+    for pattern in WHAT_IS_SHARED:
+        named = {path.name for path in host.project.glob(pattern)}
+        assert named, pattern
+        assert named <= set(shared)
+    for name, path in shared.items():
+        (source,) = host.project.rglob(name)
+        assert path.read_text() == source.read_text(), name
 
 
 @pytest.mark.parametrize(("install", "place"), list(zip(AS_TOOL, TOOLS)), ids=TOOLS)

@@ -225,3 +225,19 @@ def test_it_is_not_killed_while_it_ends(
     assert done.exists()
     assert left.exists()
     assert list(temporary.iterdir()) == []
+
+
+def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
+    script = write_script("import sys; print(sys.executable)")
+    with run_interpreter(script, 30) as process:
+        outcome = process.run(Command([]))
+    assert outcome.output == f"{sys.executable}\n"
+
+
+def test_a_deadline_that_the_import_misses(write_script: WriteScript) -> None:
+    script = write_script("import time; time.sleep(60)")
+    with run_interpreter(script, 0.5) as process:
+        process.start_import()
+        told = catch(StepFailed, process.finish_import)
+    why = "killed after 0.5 s, while importing Airflow; see --timeout"
+    assert told == f"{script}: {why}"
