@@ -68,11 +68,11 @@ def test_help_lists_options_under_headings() -> None:
 def test_where_the_documentation_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert find_docs() == ROOT / "docs"
+    assert find_docs() == str(ROOT / "docs")
     monkeypatch.setattr(help_page, "PACKAGE", tmp_path / "package")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert find_docs() is None
     installed = tmp_path / "share/ecr-airflow-sync/docs"
     installed.mkdir(parents=True)
     (installed / "options.md").touch()
-    assert find_docs() == installed
+    assert find_docs() == str(installed)
