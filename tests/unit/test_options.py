@@ -69,7 +69,7 @@ def test_where_the_documentation_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert find_docs() == str(ROOT / "docs")
-    monkeypatch.setattr(help_page, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(help_page, "__file__", str(tmp_path / "package/help_page.py"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert find_docs() is None
     installed = tmp_path / "share/ecr-airflow-sync/docs"
