@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
+FIGURES ?= benchmarks
 E2E = tests/host/test_e2e.py
 
 .PHONY: help install uninstall demo test quick coverage host e2e environments faults figures nightly
@@ -66,7 +67,7 @@ faults: $(VENV)/ready
 	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n auto --timeout=1800
 
 figures: $(VENV)/ready
-	$(BIN)/python -m pytest benchmarks -s -q
+	$(BIN)/python -m pytest $(FIGURES) -s -q
 
 nightly: export NIGHTLY = true
 nightly: test faults figures e2e
