@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -33,8 +34,8 @@ def test_nothing_due(command: Command, airflow: FakeAirflow, ecr: EcrStandIn) ->
     assert (ran.status, ran.stderr) == (0, "")
     first, second = ran.stdout.splitlines()
     assert first == "Nothing is due, so Airflow was left alone."
-    assert second.startswith(f"docker_default  fresh    {HOST}, until ")
-    assert second.endswith(" UTC (12 h)")
+    line = rf"docker_default  fresh    {HOST}, until \d\d:\d\d UTC \(1[12] h\)"
+    assert re.fullmatch(line, second)
     report = json.loads(command("--json").stdout)
     assert report["airflow"] == {"executable": None, "version": None, "method": None}
     assert report["connections"][0]["status"] == "fresh"
