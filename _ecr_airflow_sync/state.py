@@ -79,7 +79,7 @@ class State:
         return replace(
             result,
             conn_id=entry.conn_id,
-            error=add_clause(result.error or "", _describe_held(entry)),
+            error=add_clause(result.error, _describe_held(entry)),
             expires_at=entry.expires_at,
             last_success=entry.last_success,
         )

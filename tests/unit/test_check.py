@@ -136,8 +136,10 @@ def test_the_right_host_is_asked(target: Target, host: str) -> None:
 
 
 OF_ECR = f"the bare host of an ECR registry in {US}"
+BOTH = "{registry}.{region}.a"
 WRONG = {
     "no dot": (MINE, f"{ECR}.us-east-1xamazonaws.com", OF_ECR),
+    "another region": (MINE, f"{ECR}.eu-west-1.amazonaws.com", OF_ECR),
     "path": (MINE, f"evil.example/{HOST}", OF_ECR),
     "two labels": (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", OF_ECR),
     "another registry": (
@@ -148,6 +150,8 @@ WRONG = {
     "letter for a dot": (Target(host="a.b"), "axb", "a.b"),
     "longer": (Target(host="a.b"), "a.b.evil.example", "a.b"),
     "two for one": (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
+    "known": (Target("a", US, ACCOUNT, host=BOTH), "a", f"{ACCOUNT}.{US}.a"),
+    "unknown": (Target(host=BOTH), "a", "one such as 123456789012.us-east-1.a"),
     "not public": (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
 }
 
@@ -174,7 +178,10 @@ def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     assert "s3cret" not in result.error
 
 
-def test_a_good_token(registry: RegistryStandIn) -> None:
+def test_a_good_token(
+    registry: RegistryStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     registry.ecr.authorization_data(US, (), ACCOUNT)
     token = registry.ecr.tokens[US, ACCOUNT][-1]
     until = int(registry.ecr.issued[token].expires_at)
@@ -186,6 +193,7 @@ def test_a_good_token(registry: RegistryStandIn) -> None:
         expires_at=datetime.fromtimestamp(until, timezone.utc),
     )
     assert registry.told() == {HOST}
+    assert caplog.messages == ["Logging in with 1 connection(s) ..."]
 
 
 def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
@@ -210,35 +218,55 @@ def test_a_password_that_is_no_token_has_no_known_end(
         assert result.error == f"{HOST} answered 400 Bad Request; {SYNC}"
 
 
-def test_a_refused_token_tells_its_end(registry: RegistryStandIn) -> None:
-    password = base64.b64encode(b'{"expiration": 1000000000}').decode()
-    result = check_one(MINE, holding(password=password))
-    assert result.expires_at == datetime.fromtimestamp(1_000_000_000, timezone.utc)
-    assert result.error == (
-        f"{HOST} answered 400 Bad Request; its token is valid until 2001-09-09 01:46 "
-        f"UTC; {SYNC}"
-    )
-
-
+END = 1_000_000_000
 ANSWERS = {
     301: ("unreachable", "301 Moved Permanently", TRY_AGAIN),
+    400: ("refused", "400 Bad Request", SYNC),
     401: ("refused", "401 Unauthorized", SYNC),
     403: ("refused", "403 Forbidden", SYNC),
     429: ("unreachable", "429 Too Many Requests", TRY_AGAIN),
     500: ("unreachable", "500 Internal Server Error", TRY_AGAIN),
+    599: ("unreachable", "599", TRY_AGAIN),
 }
 
 
 @pytest.mark.parametrize("status", ANSWERS)
 def test_a_registry_that_says_no(registry: RegistryStandIn, status: int) -> None:
+    """Then it is told until when the token is valid."""
     registry.troubles[HOST] = Trouble(status=status, location="https://evil.example/")
-    result = check_one(MINE, holding())
+    password = base64.b64encode(b'{"expiration": %d}' % END).decode()
+    result = check_one(MINE, holding(password=password))
     told, reason, advice = ANSWERS[status]
-    assert (result.status, result.error) == (
-        told,
-        f"{HOST} answered {reason}; {advice}",
+    assert (result.status, result.host) == (told, HOST)
+    assert result.expires_at == datetime.fromtimestamp(END, timezone.utc)
+    assert result.error == (
+        f"{HOST} answered {reason}; its token is valid until 2001-09-09 01:46 UTC; "
+        f"{advice}"
     )
     assert registry.told() == {HOST}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (Trouble(drop=True), "Remote end closed connection without response"),
+        (Trouble(delay=2), "timed out"),
+    ],
+    ids=["closed", "silent"],
+)
+def test_a_registry_that_says_nothing(
+    registry: RegistryStandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Trouble,
+    said: str,
+) -> None:
+    if trouble.delay:
+        monkeypatch.setattr(check, "ANSWER_WITHIN", 0.3)
+    registry.troubles[HOST] = trouble
+    error = check_one(MINE, holding()).error
+    assert error
+    assert error.startswith(f"{HOST} cannot be reached: ")
+    assert error.endswith(f"{said}; {NETWORK}")
 
 
 def test_a_registry_that_nobody_vouches_for(registry: RegistryStandIn) -> None:

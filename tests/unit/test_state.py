@@ -155,6 +155,8 @@ def test_who_writes_last_owns_the_connection(other: Target) -> None:
     remember({other: written(other)})
     assert find(other)
     assert find(A) is None
+    remember({A: failed(A)})  # whoever failed, it may hold what A asked for
+    assert find(other) is None
 
 
 def test_a_template_is_known_by_what_it_came_to() -> None:
@@ -217,6 +219,9 @@ def test_each_airflow_has_entries_of_its_own() -> None:
     remember({A: failed(A)})
     assert find(A) is None
     assert find(A, command=other)
+    remember({B: written(B)})
+    assert State.load("airflow").list_conn_ids() == {"a", "b"}
+    assert State.load(other).list_conn_ids() == {"a"}
 
 
 LEADING = """\
