@@ -348,8 +348,9 @@ def test_what_was_edited_outlives_upgrade_and_removal(host: Host) -> None:
 
 def test_by_hand(bare: Host) -> None:
     """Each command of the pages, from the virtual environment to the removal."""
-    make, install, dry_run, install_units, add_metrics = BY_HAND
-    told = bare.in_clone(make, install, dry_run)
+    make, install, dry_run, install_units, install_metrics = BY_HAND
+    assert install.startswith(install_metrics.replace("'.[metrics]'", ". "))
+    told = bare.in_clone(make, install_metrics, dry_run)
     assert f"docker_default  planned  {HOST}" in told
     assert_shared(bare)
 
@@ -364,7 +365,7 @@ def test_by_hand(bare: Host) -> None:
     bare.run("sudo crontab -u airflow -r")
 
     with_metrics = dry_run.replace("--dry-run", "--metrics-file /tmp/of-a-run.prom")
-    told = bare.in_clone(add_metrics, UPGRADE_BY_HAND, install_units, with_metrics)
+    told = bare.in_clone(UPGRADE_BY_HAND, install_units, with_metrics)
     assert f"docker_default  written  {HOST}, until " in told
     assert "ecr_airflow_sync_success" in bare.run("cat /tmp/of-a-run.prom")
 

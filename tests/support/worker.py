@@ -184,10 +184,12 @@ def _move(environment: Path, to: str, script: str, folder: Path) -> Path:
     """What in a virtual environment has its own path in it, or its Python's, for a new place."""
     layer = folder / f"{script}-moved"
     (layer / "bin").mkdir(parents=True)
-    for name in ("pyvenv.cfg", f"bin/{script}"):
-        text = (environment / name).read_text().replace(str(environment), to)
-        (layer / name).write_text(text.replace(str(_base(environment)), "/opt/python"))
-        (layer / name).chmod(0o755)
+    configuration = (environment / "pyvenv.cfg").read_text()
+    configuration = configuration.replace(str(_base(environment)), "/opt/python")
+    (layer / "pyvenv.cfg").write_text(configuration)
+    _, _, program = (environment / f"bin/{script}").read_text().partition("\n")
+    (layer / f"bin/{script}").write_text(f"#!{to}/bin/python\n{program}")
+    (layer / f"bin/{script}").chmod(0o755)
     python = (environment / "bin/python").resolve().name
     (layer / "bin/python").symlink_to(f"/opt/python/bin/{python}")
     return layer
