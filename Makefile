@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
+FIGURES ?= benchmarks
 E2E = tests/host/test_e2e.py
 
 .PHONY: help install uninstall demo test quick coverage host e2e environments faults figures nightly
@@ -55,17 +56,18 @@ coverage: $(VENV)/ready
 	-$(BIN)/coverage combine --quiet  # a process that was killed leaves half a file
 	$(BIN)/coverage report --fail-under=95
 
+# Three on two cores, because much of it is a wait for a timer. Each file boots a machine once.
 host: $(VENV)/ready
-	$(BIN)/python -m pytest tests/host --ignore=$(E2E)
+	$(BIN)/python -m pytest tests/host --ignore=$(E2E) -n 3 --dist loadfile
 
 e2e: $(VENV)/ready
-	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)'
+	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)' -n 2
 
 faults: $(VENV)/ready
 	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/command/test_faults.py tests/airflow/test_faults.py -n auto --timeout=1800
 
 figures: $(VENV)/ready
-	$(BIN)/python -m pytest benchmarks -s -q
+	$(BIN)/python -m pytest $(FIGURES) -s -q
 
 nightly: export NIGHTLY = true
 nightly: test faults figures e2e

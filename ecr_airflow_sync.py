@@ -48,7 +48,7 @@ from _ecr_airflow_sync.process import prepare_process, wait_a_moment
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
 from _ecr_airflow_sync.state import State
-from _ecr_airflow_sync.targets import validate_targets
+from _ecr_airflow_sync.targets import find_clashes, validate_targets
 from _ecr_airflow_sync.tokens import Granted, fetch_tokens
 
 if TYPE_CHECKING:
@@ -98,13 +98,15 @@ def _check(targets: Sequence[Target], airflow: Airflow) -> Run:
     targets = validate_targets(targets)
     validate_for_check(targets)
     log.info("Asking Airflow for %d connection(s) ...", len(targets))
+    found = None
     try:
         with airflow.start(import_now=False) as running:
+            found = running.found
             held = running.read(target.conn_id for target in targets)
             results = check_connections(targets, held, running.variables)
     except StepFailed as failure:
-        return Run([Result.failed(target, str(failure)) for target in targets])
-    return Run(results, running.found)
+        return Run([Result.failed(target, str(failure)) for target in targets], found)
+    return Run(results, found)
 
 
 def _renew(
@@ -122,7 +124,9 @@ def _renew(
     try:
         if due:
             known = state.list_conn_ids()
-            renewed = _renew_due(due, airflow, known, dry_run, replace)
+            taken = [fresh.conn_id for fresh in results.values()]
+            taken += [t.aws_conn_id for t in targets if t.aws_conn_id]
+            renewed = _renew_due(due, airflow, known, taken, dry_run, replace)
             results.update(zip(due, renewed.results))
     finally:  # also after Ctrl-C: then nobody knows what became of those
         if not dry_run:
@@ -136,12 +140,14 @@ def _renew_due(
     targets: Sequence[Target],
     airflow: Airflow,
     known: Collection[str],
+    taken: Collection[str],
     dry_run: bool,
     replace: bool,
 ) -> Run:
     """Fetch the tokens, while Airflow is imported, and have Airflow hold them.
 
-    The connections whose ids are ``known`` are this command's to replace.
+    The connections whose ids are ``known`` are this command's to replace, but not those
+    whose ids are ``taken``.
     """
     found = None
     try:
@@ -153,12 +159,15 @@ def _renew_due(
             tokens = [token for token in granted.values() if isinstance(token, Token)]
             for token in tokens:
                 _warn(token, running)
-            connections = [Connection.holding(token) for token in tokens]
+            clashes = find_clashes(tokens, taken)
+            ours = [token for token in tokens if token.conn_id not in clashes]
+            connections = [Connection.holding(token) for token in ours]
             remarks = None
             if dry_run:
-                errors, remarks = _plan(connections, running, replace)
+                errors, remarks = _plan(connections, running, known, replace)
             else:
                 errors = _write(connections, running, known, replace)
+            errors.update(clashes)
             found = running.found
     except StepFailed as failure:
         return Run([Result.failed(t, str(failure)) for t in targets], found)
@@ -174,23 +183,29 @@ def _write(
     """Why connections were not written, by their ids."""
     foreign = {}
     if not replace:
-        unknown = [c.conn_id for c in connections if c.conn_id not in known]
-        foreign = find_foreign(connections, running.look_up(unknown))
+        unknown = [c for c in connections if c.conn_id not in known]
+        held = running.look_up(connection.conn_id for connection in unknown)
+        foreign = find_foreign(unknown, held)
     ours = [c for c in connections if c.conn_id not in foreign]
     return {**foreign, **running.write(ours)}
 
 
 def _plan(
-    connections: Sequence[Connection], running: RunningAirflow, replace: bool
+    connections: Sequence[Connection],
+    running: RunningAirflow,
+    known: Collection[str],
+    replace: bool,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Why connections would not be written, and how others would, by their ids."""
     running.open_database()
     held = running.look_up(connection.conn_id for connection in connections)
-    errors = {} if replace else find_foreign(connections, held)
+    unknown = [c for c in connections if c.conn_id not in known]
+    errors = {} if replace else find_foreign(unknown, held)
     remarks = {}
     for conn_id, there in held.items():
         if isinstance(there, HeldConnection):
-            remarks[conn_id] = "replaces the one there"
+            if there.in_database:
+                remarks[conn_id] = "replaces the one there"
         elif isinstance(there, ConnectionMissing):
             remarks[conn_id] = "new"
         else:

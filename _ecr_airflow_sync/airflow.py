@@ -106,7 +106,7 @@ def _describe(interpreter: Interpreter) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(outcome.output.splitlines()[-1])
     except (ValueError, IndexError):
-        said = mask(outcome.output.strip())[-500:]
+        said = mask(" ".join(outcome.output.split()))[-500:]
         raise StepFailed(
             f"its Python cannot tell which Airflow it has: {said}"
         ) from None

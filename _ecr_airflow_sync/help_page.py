@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any, Callable
 
 import click
-
-PACKAGE = Path(__file__).parent
 
 
 def under(heading: str) -> Callable[..., Any]:
@@ -51,11 +49,12 @@ class Command(click.Command):
             formatter.write(f"\nDocumentation: {folder}\n")
 
 
-def find_docs() -> Path | None:
+def find_docs() -> str | None:
     """The folder docs/ of the clone, or the one that was installed with the command."""
-    clone = PACKAGE.parent / "docs"
-    installed = Path(sys.prefix, "share/ecr-airflow-sync/docs")
-    for folder in (clone, installed):
-        if (folder / "options.md").exists():
+    clone = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    installed = os.path.join(sys.prefix, "share/ecr-airflow-sync")
+    for root in (clone, installed):
+        folder = os.path.join(root, "docs")
+        if os.path.exists(os.path.join(folder, "options.md")):
             return folder
     return None

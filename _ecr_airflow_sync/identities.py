@@ -51,7 +51,7 @@ def create_client(target: Target, held: HeldConnection | None, service: str) -> 
 
 def _identify(target: Target, held: HeldConnection | None) -> _Identity:
     """Read as Airflow's own AwsConnectionWrapper does: provider amazon, utils."""
-    extra = held.extra if held else {}
+    extra = _get_extra(target, held)
     login = held.login if held else ""
     password = held.password if held else ""
     _refuse_other_sessions(target, extra)
@@ -67,6 +67,16 @@ def _identify(target: Target, held: HeldConnection | None) -> _Identity:
         role_arguments=_list_role_arguments(target, extra),
         endpoint_url=extra.get("endpoint_url"),
     )
+
+
+def _get_extra(target: Target, held: HeldConnection | None) -> Mapping[str, Any]:
+    extra = held.extra if held else {}
+    if not isinstance(extra, dict):  # Airflow 2 stores any JSON
+        raise StepFailed(
+            f"aws_conn_id {target.aws_conn_id}: its extra is no JSON object; "
+            'give one, such as {"region_name": "us-east-1"}, or none'
+        )
+    return extra
 
 
 def _refuse_other_sessions(target: Target, extra: Mapping[str, Any]) -> None:
@@ -90,9 +100,21 @@ def _list_role_arguments(target: Target, extra: Mapping[str, Any]) -> dict[str, 
     external_id = target.external_id or extra.get("external_id")
     if external_id:
         arguments["ExternalId"] = external_id
-    if "DurationSeconds" in arguments:  # which Airflow's form stores as text
-        arguments["DurationSeconds"] = int(arguments["DurationSeconds"])
+    if "DurationSeconds" in arguments:
+        seconds = _read_duration(target, arguments["DurationSeconds"])
+        arguments["DurationSeconds"] = seconds
     return arguments
+
+
+def _read_duration(target: Target, value: Any) -> int:
+    """Airflow's form stores it as text."""
+    try:
+        return int(value)
+    except (ValueError, TypeError, OverflowError):
+        raise StepFailed(
+            f"aws_conn_id {target.aws_conn_id}: DurationSeconds in its extra is no "
+            "number of seconds; give one, such as 3600"
+        ) from None
 
 
 def _open_session(identity: _Identity) -> Any:

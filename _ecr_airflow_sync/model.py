@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Literal, Mapping
+from typing import Any, Literal
 
 DEFAULT_CONN_ID = "docker_default"
 PUBLIC = "public"  # stands for ECR Public wherever a registry id may stand
@@ -138,7 +138,7 @@ class HeldConnection:
     port: int | str  # "" if there is none
     login: str
     password: str = field(repr=False)
-    extra: Mapping[str, Any] = field(repr=False)
+    extra: Any = field(repr=False)  # of JSON, and a dict unless somebody blundered
     conn_type: str = ""
     description: str = ""
 

@@ -9,7 +9,6 @@ import click
 from click.core import ParameterSource
 
 from .airflow_syntax import METHODS
-from .config_file import read_config
 from .errors import UsageError
 from .help_page import under
 from .model import DEFAULT_CONN_ID, Target
@@ -197,6 +196,8 @@ def read_targets(options: Mapping[str, Any]) -> list[Target]:
     )
     if options["config"]:
         _refuse_beside_config(options)
+        from .config_file import read_config  # what few runs need
+
         return read_config(options["config"], common)
     return combine_targets(common, options["region"], options["registry"])
 

@@ -7,10 +7,10 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 from .errors import UsageError
-from .model import PUBLIC, PUBLIC_HOST, Target, fill
+from .model import PUBLIC, PUBLIC_HOST, Target, Token, fill
 
 PUBLIC_REGION = "us-east-1"  # the only one that gives tokens for ECR Public
 
@@ -22,6 +22,9 @@ CONN_ID_RULE = (
     "it must be 1 to 200 ASCII letters, digits, underscores, "
     "dashes (not in front) and dots (not two in a row)"
 )
+# What an id's placeholders stand for while only AWS knows it. No region is longer.
+ANY_REGISTRY = "0" * 12
+ANY_REGION = "ap-southeast-1"
 REGISTRY = rf"[0-9]{{12}}|{PUBLIC}"
 HOST = r"[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)*"
 
@@ -77,17 +80,30 @@ def _refuse_overwritten_credentials(targets: Sequence[Target]) -> None:
             )
 
 
+def find_clashes(tokens: Sequence[Token], taken: Iterable[str]) -> dict[str, str]:
+    """Why connections are not written that would replace another one of this run.
+
+    Only ECR tells the own account of whoever asks: what a template comes to by that, no
+    validation can know. ``taken`` has further ids that are in use.
+    """
+    ids = [token.conn_id for token in tokens]
+    counts = Counter(conn_id.lower() for conn_id in (*ids, *taken))
+    why = "another connection of this run has that id too; give each an id of its own"
+    return {conn_id: why for conn_id in ids if counts[conn_id.lower()] > 1}
+
+
 def validate_target(target: Target) -> Target:
     """The target with what is known filled in. Raises UsageError."""
     if target.registry == PUBLIC:
         target = replace(target, region=PUBLIC_REGION, host=PUBLIC_HOST)
     _validate_region(target.region)
     _validate_registry(target.registry)
-    _validate_conn_id(target.conn_id)
+    conn_id = fill(target.conn_id, target.registry, target.region)
+    _validate_conn_id(conn_id)
     _validate_host(target.host)
     _validate_identity(target)
     _validate_extra(target.extra)
-    return replace(target, conn_id=fill(target.conn_id, target.registry, target.region))
+    return replace(target, conn_id=conn_id)
 
 
 def _validate_region(region: str) -> None:
@@ -107,7 +123,8 @@ def _validate_registry(registry: str | None) -> None:
 
 
 def _validate_conn_id(conn_id: str) -> None:
-    filled = fill(conn_id, "x", "x")
+    """As far as it is filled: its template may be shorter, and have other letters."""
+    filled = fill(conn_id, ANY_REGISTRY, ANY_REGION)
     if "{" in filled or "}" in filled:
         placeholders = "the placeholders are {registry} and {region}"
         raise UsageError(f"conn id {conn_id!r}: {placeholders}")

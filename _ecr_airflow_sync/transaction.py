@@ -12,7 +12,14 @@ between `connections delete` and `add`, and what fails leaves the old one in pla
 import sys
 from contextlib import suppress
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
+
+# By SQLAlchemy's name of the database. Reads go on.
+LOCKS = {
+    "postgresql": "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE",  # to the end
+    "mysql": "DO GET_LOCK('ecr-airflow-sync', 60)",  # until this process is over
+}
 
 
 def main() -> None:
@@ -29,16 +36,42 @@ def main() -> None:
 
 
 def _begin(session: Any) -> None:
+    _wait_for_others(session)
     session.commit = session.flush
     session.close = lambda: None
+    session.masked_before = set(_find_masker().patterns)
+
+
+def _wait_for_others(session: Any) -> None:
+    """On 1.10, whose table has no unique key: two hosts would add the same row."""
+    from airflow.models import Connection
+
+    if Connection.__table__.c.conn_id.unique:
+        return
+    lock = LOCKS.get(session.get_bind().dialect.name)
+    if lock:
+        session.execute(lock)
 
 
 def _end(session: Any, how: str) -> None:
     del session.commit, session.close  # which uncovers its own
+    # What the commands printed is masked. For each further secret, Airflow compiles all
+    # of them anew: for the tokens of ten connections, that takes more than a second.
+    _find_masker().patterns = session.masked_before
     try:
         getattr(session, how)()
     finally:
         session.close()
+
+
+def _find_masker() -> Any:
+    """What hides secrets in Airflow's logs, in 2.1 and later."""
+    try:
+        from airflow.utils.log.secrets_masker import _secrets_masker
+
+        return _secrets_masker()
+    except (ImportError, RuntimeError):
+        return SimpleNamespace(patterns=set())
 
 
 def _spare_repetition() -> None:

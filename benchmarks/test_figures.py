@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Callable
 
 import pytest
 
+from benchmarks.measure import Job, seconds, take_turns
 from tests.support import airflows
 from tests.support.api_server import ApiServer
 from tests.support.command import (
@@ -34,15 +35,7 @@ TEN = [
 ]
 
 
-def seconds(job: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
-
-
-def assert_ratio(
-    name: str, ours: Callable[[], object], other: Callable[[], object], bar: float
-) -> None:
+def assert_ratio(name: str, ours: Job, other: Job, bar: float) -> None:
     """Median of the ratios of pairs. A machine with neighbours gets two more chances.
 
     SLACK=1.25 lets the bars be missed by a quarter, as on a machine that others use too.
@@ -50,12 +43,10 @@ def assert_ratio(
     bar *= SLACK
     other(), ours()  # to warm up
     for _ in range(3):
-        pairs = [(seconds(ours), seconds(other)) for _ in range(ROUNDS)]
-        found = median(a / b for a, b in pairs)
-        ours_took, other_took = (median(times) for times in zip(*pairs))
-        print(
-            f"\n{name}: {found:.3f} ({ours_took:.2f} s to {other_took:.2f} s), at most {bar:.2f}"
-        )
+        pairs = take_turns(partial(seconds, ours), partial(seconds, other), ROUNDS)
+        found = pairs.ratio(float)
+        took = "{:.2f} s to {:.2f} s".format(*pairs.medians(float))
+        print(f"\n{name}: {found:.3f} ({took}), at most {bar:.2f}")
         if found <= bar:
             return
     pytest.fail(f"{name}: {found:.3f} is more than {bar}")
@@ -102,11 +93,15 @@ def test_one_connection_to_airflows_own_command(
 
 @pytest.mark.parametrize(
     ("version", "bar"),
-    [("1.10.15", 1.15), ("2.5.3", 1.5), ("2.11.2", 1.15), ("3.3.2", 1.15)],
+    [("1.10.15", 1.15), ("2.5.3", 1.25), ("2.11.2", 1.4), ("3.3.2", 1.15)],
 )
 def test_ten_connections_to_one(
     command: Command, real: Real, version: str, bar: float
 ) -> None:
+    """On 2.11.2, most of the rest is its secrets masker, in a single command.
+
+    It compiles all secrets anew for each further one, also for each old token.
+    """
     real(version)
     ten, one = succeed(command, *TEN), succeed(command, "-r", "us-east-1")
     assert_ratio(f"{version}, ten connections to one", ten, one, bar)

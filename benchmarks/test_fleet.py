@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import ROUNDS, Command, OnDatabase, Ran
-from tests.support.database import Reader, connect, execute
+from tests.support.database import Reader, connect
 
 HOSTS = int(os.environ.get("HOSTS", "8"))
-OLD = "1.10.15"
 PLACES = [
-    ("postgres", OLD),
-    ("mariadb", OLD),
+    ("postgres", "1.10.15"),
+    ("mariadb", "1.10.15"),
     ("postgres", "2.5.3"),
     ("mariadb", "2.5.3"),
     ("postgres", "2.11.2"),
@@ -66,13 +65,6 @@ def test_a_fleet_at_once(
     rows = count_rows(url)
     name = f"{HOSTS} hosts at once on {version}, {kind}"
     print(f"\n{name}: first write, {len(failed)} failed, {rows} row(s)")
-    if version == OLD:
-        # No unique key, and no row yet that could be locked: several may be left, and
-        # who comes then is told to delete them.
-        assert all("Found more than one connection" in failure for failure in failed)
-        execute(url, "DELETE FROM connection WHERE conn_id = 'docker_default'")
-        failed = list_failures([command("-r", "us-east-1")])
-        rows = count_rows(url)
     assert (failed, rows) == ([], 1)
     with Reader(url) as reader:
         began = time.monotonic()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,14 +81,11 @@ def main() -> None:
             raise SystemExit("The command failed.")
         show_connection(version, there, ecr)
 
-        if shutil.which("openssl"):
-            print(
-                "\nCould DockerOperator log in now? A local program plays the registry:"
-            )
-            with RegistryStandIn(ecr) as registry:
-                checking = {**env, **registry.environment()}
-                if run(checking, "--airflow", airflow, "--check") != 0:
-                    raise SystemExit("The check failed.")
+        print("\nCould DockerOperator log in now? A local program plays the registry:")
+        with RegistryStandIn(ecr) as registry:
+            checking = {**env, **registry.environment()}
+            if run(checking, "--airflow", airflow, "--check") != 0:
+                raise SystemExit("The check failed.")
 
         print("\nThe AWS credentials expire. The old token is still there:")
         message = "The security token included in the request is expired"

@@ -113,6 +113,18 @@ write_drop_in() {
   } >"$drop_in"
 }
 
+# A value in the default file. It is not for root to run what is in there.
+read_default() {
+  sed -n "s/^$1=['\"]\{0,1\}\([^'\"]*\).*/\1/p" "$default" | tail -n 1
+}
+
+# What was edited says where Airflow is. Its user was given, now or when this was installed.
+take_edited_values() {
+  AIRFLOW_HOME=$(read_default AIRFLOW_HOME)
+  AIRFLOW=$(read_default ECR_AIRFLOW_SYNC_AIRFLOW)
+  [ -n "$given_user" ] || AIRFLOW_USER=$(sed -n 's/^User=//p' "$drop_in")
+}
+
 # In the service's own sandbox, so that what it hides is missed here too.
 dry_run() {
   {
@@ -141,6 +153,10 @@ install_it() {
   configure=
   if default_was_edited; then
     echo "Keeping $default as it is, for it was edited."
+    if [ -e "$drop_in" ]; then
+      take_edited_values
+      [ -z "$AIRFLOW_HOME" ] || write_drop_in
+    fi
   elif [ ! -e "$default" ] || [ -n "$given" ]; then
     check_values
     configure=yes
@@ -202,6 +218,7 @@ for argument; do
 done
 : "${REGION=}" "${AIRFLOW=}" "${AIRFLOW_HOME=}" "${AIRFLOW_USER=}" "${DESTDIR=}"
 given=$REGION$AIRFLOW$AIRFLOW_HOME$AIRFLOW_USER
+given_user=$AIRFLOW_USER
 : "${AIRFLOW_USER:=airflow}" "${PREFIX:=/opt/ecr-airflow-sync}" "${PYTHON:=python3}"
 [ "$(id -u)" = 0 ] || [ -n "$DESTDIR" ] || refuse "needs root: put sudo before it"
 [ -z "$DESTDIR" ] || DESTDIR=$(mkdir -p "$DESTDIR" && cd "$DESTDIR" && pwd)

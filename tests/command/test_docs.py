@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 import re
-import subprocess
+import shlex
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, get_args
+from typing import Any, Iterator, get_args
 
 import click
 import pytest
+from botocore import exceptions as boto
 
 import ecr_airflow_sync
-from tests.support.command import ROOT, Command, FakeAirflow
+from _ecr_airflow_sync import airflow_errors, check, config_file, model, tokens
+from _ecr_airflow_sync.airflow_syntax import Outcome
+from _ecr_airflow_sync.aws_errors import explain_aws_error
+from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, advise
+from _ecr_airflow_sync.identities import create_client
+from ecr_airflow_sync import Airflow, Result, Target, UsageError
+from tests.support.command import (
+    HOST,
+    PACKAGE,
+    ROOT,
+    Command,
+    FakeAirflow,
+    Place,
+)
 from tests.support.ecr_stand_in import ACCOUNT, PARTNER, EcrStandIn, Fault, Role
 from tests.support.registry_stand_in import RegistryStandIn
 
-Place = Callable[..., FakeAirflow]
+MAIN = ecr_airflow_sync.main
+PREFIX = "ECR_AIRFLOW_SYNC"
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
@@ -43,6 +59,20 @@ def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text())
 
 
+def table_rows(text: str) -> Iterator[list[str]]:
+    """The cells of each row of each table."""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line.strip("|"))
+            yield [cell.strip().replace("\\|", "|") for cell in cells]
+
+
+def first_names(page: Path) -> list[str]:
+    """What stands in backticks in the first cell of each row that begins so."""
+    cells = [row[0] for row in table_rows(prose(page)) if row[0].startswith("`")]
+    return re.findall(r"`([^`]+)`", " ".join(cells))
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     found: set[str] = set()
@@ -61,12 +91,16 @@ def links(page: Path) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", text)
 
 
-def table_rows(page: Path) -> Iterator[list[str]]:
-    """The cells of each row of each table."""
-    for line in prose(page).splitlines():
-        if line.startswith("|"):
-            cells = re.split(r"(?<!\\)\|", line.strip("|"))
-            yield [cell.strip().replace("\\|", "|") for cell in cells]
+def command_lines(page: Path) -> list[list[str]]:
+    """The words behind the command's name, wherever a block runs it."""
+    name = r"(?:^\$ |bin/)ecr-airflow-sync\b"
+    words = r"((?: +(?:'[^']*'|[^\s;'}#]+))*)"
+    found = []
+    for _, _, text in FENCE.findall(page.read_text()):
+        joined = text.replace("\\\n", " ")
+        lines = re.findall(name + words, joined, re.MULTILINE)
+        found += [shlex.split(line) for line in lines]
+    return found
 
 
 def without_times(text: str) -> str:
@@ -91,10 +125,6 @@ def test_anchors_are_those_of_github(tmp_path: Path) -> None:
     assert anchors(page) == {"--check", "dockers-own-eg-a_b", "twice", "twice-1"}
 
 
-def test_the_readme_is_short() -> None:
-    assert len(README.read_text().splitlines()) <= 200
-
-
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     broken = []
@@ -108,7 +138,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_readme_leads_to_every_page() -> None:
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.read_text().splitlines()) <= 200
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in links(README)}
     assert set(DOCS.glob("*.md")) <= linked
 
@@ -119,21 +150,13 @@ def test_json_is_json(page: Path) -> None:
         json.loads(text)
 
 
-# --- the command ---
+def test_the_files_are_those_that_there_are() -> None:
+    there = {path.name for path in PACKAGE.iterdir() if path.is_file()}
+    listed = {name for name in first_names(DOCS / "design.md") if "." in name}
+    assert listed == there - {"__init__.py"}
 
 
-def test_options_are_all_in_the_table() -> None:
-    documented = set()
-    for cells in table_rows(DOCS / "options.md"):
-        if cells[0].startswith("`-"):
-            documented.add(in_any_order(cells[0].replace("`", "")))
-    command = ecr_airflow_sync.main
-    context = click.Context(command, **command.context_settings)
-    existing = set()
-    for option in command.get_params(context):
-        names_and_value, _ = option.get_help_record(context) or ("", "")
-        existing.add(in_any_order(names_and_value))
-    assert documented == existing
+# --- options ---
 
 
 def in_any_order(names: str) -> str:
@@ -141,23 +164,71 @@ def in_any_order(names: str) -> str:
     return " ".join(sorted(names.replace(",", "").split()))
 
 
+def test_options_are_those_of_help() -> None:
+    """All of them, under the same headings, with their defaults."""
+    documented, existing = [], []
+    sections = re.split("^### ", prose(DOCS / "options.md"), flags=re.MULTILINE)
+    defaults = {}
+    for section in sections[1:]:
+        heading = section.partition("\n")[0]
+        for cells in table_rows(section):
+            if cells[0].startswith("`-"):
+                names = in_any_order(cells[0].replace("`", ""))
+                documented.append((heading, names))
+                defaults[names] = cells[2]
+    context = click.Context(MAIN, **MAIN.context_settings)
+    heading = ""
+    for option in MAIN.get_params(context):
+        heading = getattr(option, "heading", heading)
+        names_and_value, told = option.get_help_record(context) or ("", "")
+        names = in_any_order(names_and_value)
+        existing.append((heading, names))
+        default = re.search(r"\[default: ([^];]+)", told)
+        assert default is None or default[1] in defaults[names]
+    assert sorted(documented) == sorted(existing)
+
+
 def test_the_readme_knows_each_option_by_its_name() -> None:
-    written = dict.fromkeys(
-        cells[0] for cells in table_rows(DOCS / "options.md") if cells[0][:2] == "`-"
-    )
-    common = [cells[0] for cells in table_rows(README) if cells[0][:2] == "`-"]
-    assert len(common) == 10
-    assert [option for option in common if option not in written] == []
+    def options(page: Path) -> list[str]:
+        cells = [row[0] for row in table_rows(prose(page))]
+        return [cell for cell in cells if cell.startswith("`-")]
+
+    assert len(options(README)) == 10
+    assert set(options(README)) <= set(options(DOCS / "options.md"))
 
 
 @each_page
-def test_variables_exist(page: Path) -> None:
-    prefix = ecr_airflow_sync.main.context_settings["auto_envvar_prefix"]
-    options = [option.name or "" for option in ecr_airflow_sync.main.params]
-    existing = {f"{prefix}_{option.upper()}" for option in options}
-    completion = f"{prefix}_COMPLETE"  # Click's own
-    named = set(re.findall(rf"{prefix}_[A-Z_]*[A-Z]", page.read_text()))
+def test_variables_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And may have the values that are shown."""
+    existing = {f"{PREFIX}_{(option.name or '').upper()}" for option in MAIN.params}
+    completion = f"{PREFIX}_COMPLETE"  # Click's own
+    named = set(re.findall(rf"{PREFIX}_[A-Z_]*[A-Z]", page.read_text()))
     assert named - existing - {completion} == set()
+    for line in "".join(blocks(page, "sh")).splitlines():
+        if line.startswith(PREFIX):
+            name, value = shlex.split(line)[0].split("=", 1)
+            monkeypatch.setenv(name, value)
+            MAIN.make_context("x", [])
+
+
+def test_command_lines_are_understood() -> None:
+    lines = [line for page in PAGES for line in command_lines(page)]
+    assert len(lines) >= 10
+    for line in lines:
+        MAIN.make_context("x", line)
+
+
+def test_how_long_aws_may_take() -> None:
+    text = " ".join(prose(DOCS / "options.md").split())
+    config = create_client(Target(region="us-east-1"), None, "ecr").meta.config
+    connect, read = config.connect_timeout, config.read_timeout
+    assert f"up to five times, with {connect} s to connect and {read} s to read" in text
+    assert config.retries["total_max_attempts"] == 5
+    assert "gives up on ECR after three minutes in all" in text
+    assert tokens.PATIENCE == check.PATIENCE == 3 * 60
+
+
+# --- what is printed ---
 
 
 def test_the_report_is_as_shown(command: Command, fake: Place) -> None:
@@ -181,9 +252,8 @@ def test_a_check_is_as_shown(
 
 
 def test_a_failure_says_how_long_the_old_token_lasts(
-    command: Command, fake: Place, ecr: EcrStandIn
+    command: Command, airflow: FakeAirflow, ecr: EcrStandIn
 ) -> None:
-    fake()
     assert command("--region", "us-east-1", "--quiet").status == 0
     ecr.faults["us-east-1"] = Fault(code="ExpiredTokenException", message="Expired.")
     ran = command("--region", "us-east-1", "--quiet")
@@ -193,8 +263,25 @@ def test_a_failure_says_how_long_the_old_token_lasts(
     assert without_hours(ran.stderr).endswith(after)
 
 
-def test_json_has_the_keys_shown(command: Command, fake: Place) -> None:
-    fake()
+def test_several_regions_and_registries(
+    command: Command, airflow: FakeAirflow, ecr: EcrStandIn
+) -> None:
+    (words,) = [line for line in command_lines(DOCS / "options.md") if "-r" in line]
+    assert command(*words).status == 0
+    stored = airflow.connections()
+    assert (
+        "writes `ecr_111111111111_us-east-1` and three more, with two calls"
+        in prose(DOCS / "options.md")
+    )
+    assert (len(stored), len(ecr.calls), airflow.count_starts()) == (4, 2, 1)
+    for conn_id, fields in stored.items():
+        _, registry, region = conn_id.split("_")
+        assert fields["host"] == f"{registry}.dkr.ecr.{region}.amazonaws.com"
+        is_its_own = [fields["password"]] == ecr.tokens[region, registry]
+        assert is_its_own
+
+
+def test_json_has_the_keys_shown(command: Command, airflow: FakeAirflow) -> None:
     printed = json.loads(command("--region", "us-east-1", "--json").stdout)
     shown = json.loads(blocks(DOCS / "options.md", "json")[0])
     assert list(printed) == list(shown)
@@ -204,78 +291,194 @@ def test_json_has_the_keys_shown(command: Command, fake: Place) -> None:
 
 
 def test_statuses_are_those_of_the_code() -> None:
-    from _ecr_airflow_sync.model import Status
-
     listed = []
     for page in (DOCS / "options.md", DOCS / "check.md"):
-        text = page.read_text()
         (table,) = re.findall(
-            r"^\| Status \| Meaning \|\n\|.*\n((?:\| `.*\n)+)", text, re.M
+            r"^\| Status \| Meaning \|\n\|.*\n((?:\| `.*\n)+)", page.read_text(), re.M
         )
         listed += re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
-    assert set(listed) == set(get_args(Status))
+    assert set(listed) == set(get_args(model.Status))
 
 
-def test_the_python_example_runs(command: Command, fake: Place) -> None:
-    airflow = fake()
+# --- what is told when it fails ---
+
+# What the tables of messages quote of others, who may say it however they like.
+OTHERS = {
+    "no such table: connection": "SQLite",
+    "You need to initialize the database": "Airflow",
+    "Skipping masking for a secret as it's too short": "Airflow 3",
+    "status=217/USER": "systemd",
+    "Unable to configure handler": "Python's logging",
+    "Read-only file system": "the kernel",
+    "Operation not permitted": "the kernel",
+}
+LONGEST_STATUS = max(map(len, get_args(model.Status)))
+
+
+def find_airflow(command: str) -> str:
+    """Why none is found there."""
+    try:
+        with Airflow(command, timeout=30).start(import_now=False):
+            return ""
+    except (StepFailed, UsageError) as error:
+        return str(error)
+
+
+def time_out(script: Path) -> str:
+    """What is told of a write that takes too long."""
+    asked = model.Connection("docker_default", "host", "AWS", "s3cret")
+    with Airflow(str(script), 4, "2.11.2").start(import_now=False) as running:
+        return running.write([asked])["docker_default"]
+
+
+def ask_aws(target: Target, **credentials: Held) -> str:
+    return str(tokens.fetch_tokens([target], credentials)[target])
+
+
+def answer(code: str, words: str, operation: str = "GetAuthorizationToken") -> str:
+    response: Any = {"Error": {"Code": code, "Message": words}}
+    return explain_aws_error(boto.ClientError(response, operation), "us-east-1")
+
+
+def judge(host: str, in_database: bool) -> str:
+    """What a check says of a connection."""
+    held = model.HeldConnection("docker_default", in_database, host, "", "", "", {})
+    variables = ["AIRFLOW_CONN_DOCKER_DEFAULT"]
+    target = Target(region="us-east-1")
+    (result,) = check.check_connections([target], {target.conn_id: held}, variables)
+    return str(result.error)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Messages as the code makes them."""
+    script = tmp_path / "airflow"
+    script.write_text(f"#!{sys.executable}\nimport time; time.sleep(60)\n")
+    script.chmod(0o755)
+    config = tmp_path / "config"
+    config.write_text("[profile slow]\ncredential_process = sleep 60\n")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "pg://db.example.com/a")
+    monkeypatch.setattr(tokens, "PATIENCE", 2)
+    ssl = OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    errors = (
+        boto.NoCredentialsError(),
+        boto.NoRegionError(),
+        boto.EndpointConnectionError(endpoint_url="https://x/"),
+        boto.SSLError(endpoint_url="https://x/", error=ssl),
+    )
+    return [
+        find_airflow("airflow"),
+        find_airflow("/usr/bin/true"),
+        find_airflow(str(script)),
+        find_airflow("python -m airflow"),
+        find_airflow(f'sh -c \'"$0" "$@" </dev/null\' {script}'),
+        time_out(script),
+        *(explain_aws_error(error, "us-esat-1") for error in errors),
+        answer("ExpiredTokenException", "The security token is expired"),
+        answer("AccessDeniedException", "User: a is not authorized to perform: b"),
+        answer("AccessDenied", "User: a may not sts:AssumeRole on b", "AssumeRole"),
+        ask_aws(Target(region="us-east-1", profile="slow")),
+        ask_aws(Target(aws_conn_id="gone"), gone=ConnectionMissing("none there")),
+        *(
+            airflow_errors.explain_airflow_error(Outcome(1, row.sample), "x", "y", [])
+            for row in airflow_errors.ADVICE
+        ),
+        judge("registry.example.com", in_database=True),
+        judge("registry.example.com", in_database=False),
+    ]
+
+
+def test_messages_are_those_of_the_code(told: list[str]) -> None:
+    """A number stands for any number, and … for anything."""
+    quoted = set()
+    for page in (README, DOCS / "troubleshooting.md"):
+        for table in re.findall(r"^\| You see .*\n(?:\|.*\n)+", prose(page), re.M):
+            for cells in table_rows(table):
+                quoted.update(re.findall("`([^`]+)`", cells[0]))
+    quoted = {text for text in quoted if len(text) > LONGEST_STATUS}
+    assert OTHERS.keys() <= quoted
+    unknown = []
+    for text in quoted - OTHERS.keys():
+        pattern = re.sub(r"\d+", r"\\d+", re.escape(text)).replace("…", ".*")
+        is_told = any(re.search(pattern, line) for line in told)
+        if not is_told and not advise(text, airflow_errors.ADVICE):
+            unknown.append(text)
+    assert unknown == []
+
+
+# --- Python ---
+
+LISTENING = """\
+import logging
+logging.basicConfig()
+logging.getLogger("{name}").setLevel("INFO")
+"""
+
+
+def test_the_python_example_runs(command: Command, airflow: FakeAirflow) -> None:
+    """It prints nothing by itself: the logger is for whoever listens."""
     code = blocks(DOCS / "python-and-dags.md", "python")[1]
     assert AIRFLOW in code
     code = code.replace(AIRFLOW, str(airflow.script))
-    code += "print(results[0].conn_id, results[0].status)\n"
-    ran = command.end(
-        command.launch([sys.executable, "-c", code], command.env, cwd=ROOT)
-    )
+    command.env["PYTHONPATH"] += f":{ROOT}"
+    command.program, command.options = ("-c", code), []
+    ran = command()
+    assert (ran.status, ran.stdout, ran.stderr) == (0, "", "")
+    text = " ".join(prose(DOCS / "python-and-dags.md").split())
+    (name,) = re.findall(r"Progress goes to the logger `(\w+)`", text)
+    tell = "print(results[0].conn_id, results[0].status)\n"
+    command.program = ("-c", LISTENING.format(name=name) + code + tell)
+    ran = command()
     assert (ran.status, ran.stdout) == (0, "docker_default written\n")
+    assert ran.stderr.startswith(f"INFO:{name}:Asking ECR for 1 token(s) ...\n")
 
 
-def test_a_result_has_the_fields_listed() -> None:
-    rows = table_rows(DOCS / "python-and-dags.md")
-    named = [cells[0] for cells in rows if cells[0].startswith("`")]
-    listed = set(re.findall(r"`(\w+)`", " ".join(named)))
-    fields = dataclasses.fields(ecr_airflow_sync.Result)
-    assert listed == {field.name for field in fields}
+def test_what_python_callers_use_is_as_listed() -> None:
+    page = DOCS / "python-and-dags.md"
+    text = " ".join(prose(page).split())
+    signature = inspect.signature(ecr_airflow_sync.sync).parameters.values()
+    options = [f"{p.name}={p.default}" for p in signature if p.kind == p.KEYWORD_ONLY]
+    assert f"`sync(targets, airflow, *, {', '.join(options)})` does what" in text
+    assert set(first_names(page)) == list_fields(Result)
+    assert "fields are those of a [section of the file]" in text
+    assert list_fields(Target) == {*config_file.KEYS, "conn_id"}
+    assert "and `timeout`, `version` and `method`, which mean" in text
+    assert list_fields(Airflow) == {"command", "timeout", "version", "method"}
+
+
+def list_fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 # --- the file of --config ---
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """The file that docs/identities.md shows."""
-    path = tmp_path / "ecr-airflow-sync.ini"
-    (text,) = blocks(DOCS / "identities.md", "ini")
-    path.write_text(text)
-    return path
-
-
 def test_the_file_shown_is_accepted(
-    command: Command, fake: Place, ecr: EcrStandIn, config: Path
+    command: Command, airflow: FakeAirflow, ecr: EcrStandIn, tmp_path: Path
 ) -> None:
-    airflow = fake()
     role = "arn:aws:iam::222222222222:role/ecr-pull"
     ecr.roles[role] = Role("222222222222", "airflow-prod-1")
     partner = {"login": PARTNER.access_key, "password": PARTNER.secret_key}
-    airflow.store.write_text(json.dumps({"aws_partner": {**partner, "extra": "{}"}}))
-    ran = command("--config", str(config))
+    airflow.hold(aws_partner=partner)
+    (text,) = blocks(DOCS / "identities.md", "ini")
+    (tmp_path / "sync.ini").write_text(text)
+    ran = command("--config", str(tmp_path / "sync.ini"))
     assert (ran.status, ran.stderr) == (0, "")
     hosts = {name: row.get("host") for name, row in airflow.connections().items()}
     assert hosts == {
         "aws_partner": None,
-        "docker_default": f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com",
-        "ecr_platform": "222222222222.dkr.ecr.us-east-1.amazonaws.com",
-        "ecr_partner": "345678901234.dkr.ecr.us-east-1.amazonaws.com",
+        "docker_default": HOST,
+        "ecr_platform": HOST.replace(ACCOUNT, "222222222222"),
+        "ecr_partner": HOST.replace(ACCOUNT, "345678901234"),
     }
 
 
-def test_the_keys_of_a_section_are_all_named(
-    command: Command, fake: Place, config: Path
-) -> None:
-    fake()
-    config.write_text("[docker_default]\nregoin = us-east-1\n")
-    keys = command("--config", str(config)).stderr.rpartition("there are ")[2].strip()
+def test_the_keys_of_a_section_are_all_named() -> None:
     text = " ".join(prose(DOCS / "identities.md").split())
     (listed,) = re.findall(r"Its keys are (.*?)\.", text)
-    assert re.findall(r"`(\w+)`", listed) == keys.split(", ")
+    assert re.findall(r"`(\w+)`", listed) == list(config_file.KEYS)
 
 
 # --- what stands around the command ---
@@ -301,7 +504,7 @@ def test_sudo_rules_are_those_that_are_shipped() -> None:
 @each_page
 def test_units_exist(page: Path) -> None:
     shipped = {path.name for path in (ROOT / "systemd").iterdir()}
-    names = r"(?<![\w@%-])[\w-]+\.(?:service|timer|default)\b"
+    names = r"(?<![\w@%-])(?!stamp-)[\w-]+\.(?:service|timer|default)\b"
     assert set(re.findall(names, page.read_text())) - shipped == set()
 
 
@@ -315,18 +518,14 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 def test_metrics_are_those_that_are_written(
-    command: Command, fake: Place, tmp_path: Path
+    command: Command, airflow: FakeAirflow, tmp_path: Path
 ) -> None:
-    fake()
     path = tmp_path / "ecr.prom"
     assert command("-r", "us-east-1", "--metrics-file", str(path)).status == 0
-    written = dict(
-        re.findall(
-            r"^(\w+?)(?:\{(\w+)=.*\})? [\d.e+]+$", path.read_text(), re.MULTILINE
-        )
-    )
+    line = re.compile(r"^(\w+?)(?:\{(\w+)=.*\})? [\d.e+]+$", re.MULTILINE)
+    written = dict(line.findall(path.read_text()))
     listed = {}
-    for cells in table_rows(DOCS / "monitoring.md"):
+    for cells in table_rows(prose(DOCS / "monitoring.md")):
         if cells[0].startswith("`"):
             listed[cells[0].strip("`")] = cells[1].strip("`")
     assert listed == written
@@ -335,16 +534,17 @@ def test_metrics_are_those_that_are_written(
     assert set(re.findall(r"\becr_airflow_sync_\w+", queries)) <= set(written)
 
 
+COMPLETING = f"""\
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from ecr_airflow_sync import main
+main(prog_name="ecr-airflow-sync")
+"""
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(command: Command, shell: str) -> None:
     assert f"{shell}_source" in (DOCS / "install.md").read_text()
-    program = "from ecr_airflow_sync import main; main(prog_name='ecr-airflow-sync')"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**command.env, "_ECR_AIRFLOW_SYNC_COMPLETE": f"{shell}_source"},
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert "_ecr_airflow_sync_completion" in done.stdout
+    command.program = ("-c", COMPLETING)
+    ran = command(_ECR_AIRFLOW_SYNC_COMPLETE=f"{shell}_source")
+    assert "_ecr_airflow_sync_completion" in ran.stdout

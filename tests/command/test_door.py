@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
 from _ecr_airflow_sync import airflow_syntax
 from _ecr_airflow_sync.interpreter import run_interpreter
 from tests.support import airflows
-from tests.support.command import FAKE, MODULE, Command, FakeAirflow
-from tests.support.ecr_stand_in import EcrStandIn, Fault
+from tests.support.command import (
+    FAKE,
+    A,
+    B,
+    C,
+    Command,
+    FakeAirflow,
+    Place,
+    needs_proc,
+    wait_for,
+)
+from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, Fault
 from tests.support.watcher import processes
 
-Place = Callable[..., FakeAirflow]
-A, B, C = "111111111111", "222222222222", "333333333333"
 THREE = ("--registry", A, "--registry", B, "--registry", C, "--conn-id", "e_{registry}")
-VERSIONS = ("1.10.7", "1.10.15", "2.0.1", "2.5.3", "2.6.0", "2.11.2", "3.3.2", "9.0.0")
+VERSIONS = ("1.10.7", "1.10.15", "2.0.1", "2.5.3", "2.6.0", "3.3.2", "9.0.0")
+OLD = {"docker_default": {"conn_type": "docker"}}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -33,251 +41,85 @@ def test_each_version_gets_its_syntax(
     airflow = fake(version)
     assert command("-r", "us-east-1", *THREE).status == 0
     first = airflow.connections()
-    ran = command(
-        "-r", "us-east-1", *THREE, "--conn-extra", '{"email": "ops@example.com"}'
-    )
+    extra = '{"email": "ops@example.com"}'
+    ran = command("-r", "us-east-1", *THREE, "--conn-extra", extra)
     assert ran.status == 0, ran.stderr
     second = airflow.connections()
     assert sorted(first) == sorted(second) == [f"e_{A}", f"e_{B}", f"e_{C}"]
     for conn_id, fields in second.items():
         assert fields["conn_type"] == "docker"
-        assert (
-            fields.get("extra", fields.get("conn_extra"))
-            == '{"email": "ops@example.com"}'
-        )
+        assert fields.get("extra", fields.get("conn_extra")) == extra
         assert fields != first[conn_id]
 
 
-@pytest.mark.parametrize("version", ["2.11.2", "3.3.2"])
-def test_delete_and_add_on_request(command: Command, fake: Place, version: str) -> None:
-    airflow = fake(version)
-    ran = command("-r", "us-east-1", "--method", "delete-add")
-    assert (ran.status, ", delete-add\n" in ran.stdout) == (0, True)
-    assert list(airflow.connections()) == ["docker_default"]
-
-
-@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_import_where_there_is_none(
-    command: Command, fake: Place, ecr: EcrStandIn, version: str
+def test_a_method_that_is_not_there(
+    command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    airflow = fake(version)
+    """Which only Airflow's own version tells, in the middle of a run."""
+    airflow = fake("2.5.3")
     ran = command("-r", "us-east-1", "--method", "import")
-    assert ran.status == 2
-    assert ran.stderr.endswith(
-        f"Error: method import needs Airflow 2.6 or later; {airflow.script} is {version}\n"
-    )
-    assert ecr.calls == []
+    why = f"method import needs Airflow 2.6 or later; {airflow.script} is 2.5.3"
+    assert ran.stderr.endswith(f"Error: {why}\n")
+    assert (ran.status, ecr.calls) == (2, [])
 
 
-def test_an_airflow_too_old(command: Command, fake: Place, ecr: EcrStandIn) -> None:
-    airflow = fake("1.9.0")
-    ran = command("-r", "us-east-1", "-q")
-    assert (ran.status, ecr.calls) == (1, [])
-    assert ran.stderr == (
-        f"docker_default: Airflow 1.9.0 at {airflow.script} is older than 1.10: upgrade it\n"
-    )
+# Version, trouble, and what is told. Nothing told: it is written all the same.
+ANSWERS = {
+    "another host was quicker": ("2.5.3", "overtaken", ""),
+    "two first imports": ("3.3.2", "collide once", ""),
+    "a megabyte of garbage": ("2.11.2", "megabyte", ""),
+    "duplicates": (
+        "1.10.15",
+        "duplicates",
+        "exit status 0): Found more than one connection with `conn_id`=docker_default; "
+        "delete all of them in the UI, under Admin, Connections",
+    ),
+    "said, but not done": (
+        "2.5.3",
+        "rolled back",
+        "exit status 1): RuntimeError: server closed the connection unexpectedly",
+    ),
+    "not committed": (
+        "2.5.3",
+        "commit fails",
+        "IntegrityError: the server closed the connection unexpectedly",
+    ),
+    "exit 0, but skipped": (
+        "2.11.2",
+        "skip docker_default",
+        "exit status 0): Could not import connection. The key 'docker_default' has",
+    ),
+    "silent": ("2.11.2", "say nothing", "exit status 0): it said nothing"),
+    "crash": ("2.11.2", "crash", "it said nothing (exit status -11)"),
+    "shows the token": ("2.11.2", "echo", "RuntimeError: cannot parse ***"),
+}
 
 
-@pytest.mark.parametrize(
-    ("version", "trouble", "status", "error"),
-    [
-        pytest.param("2.5.3", "overtaken", 0, "", id="another host was quicker"),
-        pytest.param(
-            "1.10.15", "overtaken", 0, "", id="another host was quicker, 1.10"
-        ),
-        pytest.param(
-            "1.10.15",
-            "duplicates",
-            1,
-            "exit status 0): Found more than one connection with `conn_id`=docker_default; "
-            "delete all of them in the UI, under Admin, Connections",
-            id="duplicates",
-        ),
-        pytest.param("3.3.2", "collide once", 0, "", id="two first imports"),
-        pytest.param(
-            "2.5.3",
-            "rolled back",
-            1,
-            "exit status 1): RuntimeError: server closed the connection unexpectedly",
-            id="said, but not done",
-        ),
-        pytest.param(
-            "2.5.3",
-            "not deleted",
-            1,
-            "exit status 1): RuntimeError: database is locked",
-            id="not deleted after all",
-        ),
-        pytest.param(
-            "1.10.15",
-            "not deleted",
-            1,
-            "exit status 1): RuntimeError: database is locked",
-            id="not deleted, 1.10",
-        ),
-        pytest.param(
-            "2.11.2",
-            "skip docker_default",
-            1,
-            "exit status 0): Could not import connection. The key 'docker_default' has to be made of ...",
-            id="exit 0, but skipped",
-        ),
-        pytest.param(
-            "1.10.15", "say nothing", 1, "exit status 0): it said nothing", id="silent"
-        ),
-        pytest.param(
-            "2.11.2",
-            "say nothing",
-            1,
-            "exit status 0): it said nothing",
-            id="silent import",
-        ),
-        pytest.param("2.11.2", "megabyte", 0, "", id="a megabyte of garbage"),
-        pytest.param("1.10.15", "megabyte", 0, "", id="a megabyte of garbage, 1.10"),
-        pytest.param(
-            "2.11.2", "crash", 1, "it said nothing (exit status -11)", id="crash"
-        ),
-        pytest.param(
-            "2.11.2", "echo", 1, "RuntimeError: cannot parse ", id="shows the token"
-        ),
-    ],
-)
+@pytest.mark.parametrize(("version", "trouble", "error"), ANSWERS.values(), ids=ANSWERS)
 def test_answers(
-    command: Command, fake: Place, version: str, trouble: str, status: int, error: str
+    command: Command, fake: Place, version: str, trouble: str, error: str
 ) -> None:
-    fake(version, trouble).store.write_text(
-        '{"docker_default": {}}' if trouble == "not deleted" else "{}"
-    )
+    airflow = fake(version, trouble)
+    before = OLD if trouble == "commit fails" else {}
+    airflow.hold(**before)
     ran = command("-r", "us-east-1", "-q")
-    assert (ran.status, ran.stdout) == (status, "")
+    assert (ran.status, ran.stdout) == (bool(error), "")
     assert error in ran.stderr
-    assert ran.stderr.count("\n") == (1 if error else 0)
-    verbose = command(
-        "-r", "us-east-1", "-v"
-    )  # shows all that Airflow said, but no token
-    assert verbose.status == status
-
-
-@pytest.mark.parametrize("redirection", ["2>&1", "2>/dev/null"])
-def test_a_prefix_that_merges_or_drops_stderr(
-    command: Command, fake: Place, tmp_path: Path, redirection: str
-) -> None:
-    airflow = fake()
-    prefix = tmp_path / "prefix"
-    prefix.write_text(f'#!/bin/sh\nexec "$@" {redirection}\n')
-    prefix.chmod(0o755)
-    ran = command("-r", "us-east-1", "--airflow", f"{prefix} {airflow.script}")
-    assert (ran.status, ran.stderr) == (0, "")
-    assert list(airflow.connections()) == ["docker_default"]
-
-
-def test_a_closed_stderr(command: Command, fake: Place) -> None:
-    airflow = fake()
-    line = f'"$0" "$1" -r us-east-1 --airflow {airflow.script} 2>&-'
-    shell = ["sh", "-c", line, sys.executable, str(MODULE)]
-    assert (
-        subprocess.run(
-            shell, env=command.env, check=False, capture_output=True
-        ).returncode
-        == 0
-    )
-    assert list(airflow.connections()) == ["docker_default"]
+    assert ran.stderr.count("\n") == bool(error)
+    assert not error or airflow.connections() == before
+    # It shows all that Airflow said, but no token.
+    assert command("-r", "us-east-1", "-v").status == ran.status
 
 
 def test_a_token_cut_short_is_not_shown(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    """What Airflow says is cut to a line's length; no stump of the token may escape the mask."""
+    """What Airflow says is cut to a line's length, in the middle of this token."""
     fake(trouble="echo")
-    for length in range(330, 690, 60):
-        ran = command("-r", "us-east-1", "-q", FAKE_AIRFLOW_PADDING=str(length))
-        assert ran.status == 1
-        token = ecr.tokens["us-east-1", "123456789012"][-1]
-        stump = token[:24] in ran.stderr
-        assert not stump, "the beginning of a token was printed"
-
-
-def test_one_bad_connection_does_not_stop_the_others(
-    command: Command, fake: Place
-) -> None:
-    airflow = fake("2.11.2", f"fail e_{A}")
-    ran = command("-r", "us-east-1", *THREE)
-    assert ran.status == 1
-    assert sorted(airflow.connections()) == [f"e_{B}", f"e_{C}"]
-    assert ran.stderr.endswith(
-        f"exit status 1): ValueError: cannot store e_{A}, of all things\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("version", "doing"),
-    [("1.10.15", "connections delete"), ("2.11.2", "connections get")],
-)
-def test_a_hanging_airflow_is_killed_with_its_children(
-    command: Command, fake: Place, tmp_path: Path, version: str, doing: str
-) -> None:
-    airflow = fake(version, "hang")
-    began = time.monotonic()
-    ran = command("-r", "us-east-1", "-q", "--timeout", "2")
-    assert time.monotonic() - began < 8
-    assert ran.status == 1
-    assert ran.stderr == (
-        f"docker_default: {airflow.script}: killed after 2 s, while running {doing}; see --timeout\n"
-    )
-    assert_all_gone(airflow, tmp_path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_the_child_too(
-    command: Command, fake: Place, tmp_path: Path, number: signal.Signals
-) -> None:
-    airflow = fake("2.11.2", "hang")
-    process = command.start("-r", "us-east-1")
-    wait_for(lambda: pids(airflow))
-    process.send_signal(number)
-    ran = command.end(process)
-    assert ran.status == (143 if number == signal.SIGTERM else 1)
-    assert_all_gone(airflow, tmp_path)
-
-
-@pytest.mark.parametrize("whom", ["the command", "all"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("version", ["1.10.15", "2.5.3"])
-def test_the_old_connection_stands_between_delete_and_add(
-    command: Command, fake: Place, version: str, number: signal.Signals, whom: str
-) -> None:
-    airflow = fake(version, "slow add")
-    airflow.store.write_text('{"docker_default": {}}')
-    process = command.start("-r", "us-east-1")
-    wait_for(lambda: "delete" in commands(airflow))
-    assert airflow.connections() == {"docker_default": {}}
-    if whom == "all" and number != signal.SIGINT:  # as systemd does
-        os.kill(pid_of(commands(airflow)), number)
-    process.send_signal(number)
-    assert command.end(process).status in (128 + number, -number, 1)
-    assert airflow.connections() == {"docker_default": {}}
-
-
-def commands(airflow: FakeAirflow) -> str:
-    file = Path(f"{airflow.store}.starts")
-    return file.read_text() if file.exists() else ""
-
-
-def pid_of(commands: str) -> int:
-    pid, *_ = commands.split()
-    return int(pid)
-
-
-@pytest.mark.parametrize("version", ["1.10.15", "2.5.3", "2.11.2"])
-def test_a_commit_that_fails_is_a_failure(
-    command: Command, fake: Place, version: str
-) -> None:
-    airflow = fake(version, "commit fails")
-    airflow.store.write_text('{"docker_default": {}}')
-    ran = command("-r", "us-east-1", "-q", "--method", "delete-add")
-    assert ran.status == 1
-    assert "IntegrityError: the server closed the connection unexpectedly" in ran.stderr
-    assert airflow.connections() == {"docker_default": {}}
+    ran = command("-r", "us-east-1", "-q", FAKE_AIRFLOW_PADDING="420")
+    assert "cannot parse x x" in ran.stderr
+    stump = ecr.tokens["us-east-1", ACCOUNT][-1][:24] in ran.stderr
+    assert not stump, "the beginning of a token was printed"
 
 
 def test_sessions_that_are_not_shared_are_told(command: Command, fake: Place) -> None:
@@ -288,12 +130,128 @@ def test_sessions_that_are_not_shared_are_told(command: Command, fake: Place) ->
     assert list(airflow.connections()) == ["docker_default"]
 
 
+def test_what_cannot_be_imported_fails_every_command(
+    command: Command, fake: Place
+) -> None:
+    """A sentence's full stop makes way for what the old token is good for."""
+    script = fake("1.10.15").script
+    assert command("-r", "us-east-1", *THREE).status == 0
+    script.write_text(
+        f"#!{sys.executable}\nraise SystemExit('The database is asleep.')\n"
+    )
+    ran = command("-r", "us-east-1", *THREE, "--quiet")
+    conn_ids, _, error = ran.stderr.partition(": ")
+    assert (ran.status, conn_ids) == (1, f"e_{A}, e_{B}, e_{C}")
+    assert "1): The database is asleep; the token written there at " in error
+
+
+# --- the end ---
+
+
+def find_pids(airflow: FakeAirflow) -> list[int]:
+    """The processes of an Airflow that hangs."""
+    file = Path(f"{airflow.store}.pids")
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
+def assert_all_gone(airflow: FakeAirflow, folder: Path) -> None:
+    def left() -> set[int]:
+        alive = {pid for pid, arguments in processes() if arguments}
+        return alive & set(find_pids(airflow))
+
+    wait_for(lambda: not left())
+    assert list(folder.iterdir()) == []
+
+
+@needs_proc
+def test_a_hanging_airflow_is_killed_with_its_children(
+    command: Command, fake: Place, tmp_path: Path
+) -> None:
+    airflow = fake("2.11.2", "hang")
+    ran = command("-r", "us-east-1", "-q", "--timeout", "2")
+    why = "killed after 2 s, while running connections get; see --timeout"
+    assert ran.stderr == f"docker_default: {airflow.script}: {why}\n"
+    assert ran.status == 1
+    assert_all_gone(airflow, tmp_path / "tmp")
+
+
+def test_the_timeout_is_one_for_all_answers(command: Command, fake: Place) -> None:
+    """Of three commands, each would be quick enough."""
+    fake(trouble="slow")
+    slow = {"FAKE_AIRFLOW_SLOW": "0.8"}
+    ran = command("-r", "us-east-1", "-q", "--timeout", "2", **slow)
+    assert ran.status == 1
+    assert re.search(": killed after 2 s, while running connections [li]", ran.stderr)
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_the_child_too(
+    command: Command, fake: Place, tmp_path: Path, number: signal.Signals
+) -> None:
+    airflow = fake("2.11.2", "hang")
+    process = command.start("-r", "us-east-1")
+    wait_for(lambda: len(find_pids(airflow)) == 2)
+    process.send_signal(number)
+    ran = command.end(process)
+    assert ran.status == (143 if number == signal.SIGTERM else 1)
+    assert_all_gone(airflow, tmp_path / "tmp")
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "whom"),
+    [
+        ("1.10.15", signal.SIGTERM, "the command"),
+        ("2.5.3", signal.SIGINT, "the command"),
+        ("2.5.3", signal.SIGTERM, "all"),  # as systemd does
+        ("2.5.3", signal.SIGKILL, "the command"),
+        ("2.5.3", signal.SIGKILL, "all"),
+    ],
+)
+def test_the_old_connection_stands_between_delete_and_add(
+    command: Command, fake: Place, version: str, number: signal.Signals, whom: str
+) -> None:
+    airflow = fake(version, "slow add")
+    airflow.hold(**OLD)
+    process = command.start("-r", "us-east-1")
+    wait_for(lambda: "delete" in dict(airflow.log).values())
+    assert airflow.connections() == OLD
+    if whom == "all":
+        os.kill(airflow.log[0][0], number)
+    process.send_signal(number)
+    assert command.end(process).status in (128 + number, -number, 1)
+    assert airflow.connections() == OLD
+
+
+def test_the_old_connection_stands_when_time_runs_out(
+    command: Command, fake: Place
+) -> None:
+    """Between delete and add."""
+    airflow = fake("2.5.3", "slow add")
+    airflow.hold(**OLD)
+    ran = command("-r", "us-east-1", "-q", "--timeout", "3", FAKE_AIRFLOW_SLOW="60")
+    assert ran.status == 1
+    assert "killed after 3 s, while running connections delete;" in ran.stderr
+    assert airflow.connections() == OLD
+
+
+def test_signals_while_ecr_is_slow(
+    command: Command, airflow: FakeAirflow, ecr: EcrStandIn
+) -> None:
+    ecr.faults["us-east-1"] = Fault(delay=60)
+    process = command.start("-r", "us-east-1")
+    wait_for(lambda: ecr.calls)
+    process.send_signal(signal.SIGTERM)
+    assert command.end(process).status == 143
+    assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again
+
+
 def test_airflow_is_imported_while_ecr_is_asked(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    fake(trouble="slow import")  # of 9 s
+    fake(trouble="slow import")  # of a minute
     process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls, 6)
+    wait_for(lambda: ecr.calls)
     process.terminate()
     assert command.end(process).status == 143
 
@@ -303,71 +261,14 @@ def test_an_interpreter_that_no_longer_reads(
 ) -> None:
     """Forty tokens are more than a pipe holds."""
     airflow = fake(trouble="stopped after the import")
-    ecr.faults["us-east-1"] = Fault(delay=3, times=4)
-    registries = [
-        option for number in range(40) for option in ("--registry", f"{number:012}")
-    ]
-    ran = command(
-        "-r",
-        "us-east-1",
-        *registries,
-        "--conn-id",
-        "e_{registry}",
-        "--timeout",
-        "4",
-        "-q",
-    )
-    assert ran.stderr.endswith(
-        f": {airflow.script}: killed after 4 s, while running connections get; see --timeout\n"
-    )
+    ecr.faults["us-east-1"] = Fault(delay=2, times=4)
+    options = ["--conn-id", "e_{registry}", "--timeout", "3", "-q"]
+    for number in range(40):
+        options += ["--registry", f"{number:012}"]
+    ran = command("-r", "us-east-1", *options)
+    why = "killed after 3 s, while running connections get; see --timeout"
+    assert ran.stderr.endswith(f": {airflow.script}: {why}\n")
     assert ran.status == 1
-
-
-def test_signals_while_ecr_is_slow(
-    command: Command, fake: Place, ecr: EcrStandIn
-) -> None:
-    fake()
-    ecr.faults["us-east-1"] = Fault(delay=9)
-    process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert command.end(process).status == 143
-    assert time.monotonic() - began < 2
-
-
-def test_kill_9_leaves_no_token_behind(
-    command: Command, fake: Place, tmp_path: Path, ecr: EcrStandIn
-) -> None:
-    airflow = fake("2.11.2", "hang")
-    process = command.start("-r", "us-east-1")
-    wait_for(lambda: pids(airflow))
-    process.kill()
-    command.end(process)
-    os.killpg(os.getpgid(pids(airflow)[0]), signal.SIGKILL)
-    (token,) = next(iter(ecr.tokens.values()))
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            assert token.encode() not in path.read_bytes(), "a token was left in a file"
-
-
-def pids(airflow: FakeAirflow) -> list[int]:
-    file = Path(f"{airflow.store}.pids")
-    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def assert_all_gone(airflow: FakeAirflow, tmp_path: Path) -> None:
-    wait_for(
-        lambda: not set(pids(airflow)) & {pid for pid, line in processes() if line}, 5
-    )
-    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 # --- finding the interpreter ---
@@ -388,12 +289,11 @@ def exec_line(python: str, end: str) -> str:
 
 # As these tools write the first lines of a script. {python} is the interpreter's path.
 LAUNCHERS = {
-    "pip": "#!{python}\n",
+    "pip, conda": "#!{python}\n",
     "pip, a long path or a blank": exec_line('"{python}"', "\n' '''\n"),
     "uv, relocatable": exec_line(
         '"$(dirname -- "$(realpath -- "$0")")"/\'python3\'', "\n' '''\n"
     ),
-    "conda": "#!{python}\n",
     "mamba, pixi, a long path or a blank": exec_line('"{python}"', " #'''\n"),
     "Debian, Homebrew": "#!{python} -s -E\n",
     "Nix": "#! {python}\n",
@@ -404,123 +304,84 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("tool", LAUNCHERS)
 def test_scripts_of_every_tool(
-    command: Command, fake: Place, tmp_path: Path, tool: str
+    command: Command, airflow: FakeAirflow, tmp_path: Path, tool: str
 ) -> None:
-    airflow = fake()
+    """Found on PATH, and there by a link."""
     folder = tmp_path / ("an env/bin" if "exec" in LAUNCHERS[tool] else "R&D('1)/bin")
     folder.mkdir(parents=True)
     (folder / "python3").symlink_to(sys.executable)
-    script = folder / "airflow"
+    script = folder / "script"
     # A script for both sh and Python has a docstring of its own.
     code = FAKE.read_text().partition('"""\n\n')[2]
     script.write_text(LAUNCHERS[tool].format(python=folder / "python3") + code)
     script.chmod(0o755)
-    path = f"{folder}:/usr/bin:/bin"
-    more = {}
-    if "-E" in LAUNCHERS[tool]:  # which hides PYTHONPATH, where the version is told
-        del command.env["PYTHONPATH"]
-        more["ECR_AIRFLOW_SYNC_AIRFLOW_VERSION"] = "2.11.2"
-    command.options = []  # airflow is on PATH
-    ran = command("-r", "us-east-1", PATH=path, **more)
-    assert ran.status == 0, ran.stderr
-    assert f", {script}, " in ran.stdout
-    assert list(airflow.connections()) == ["docker_default"]
-    link = tmp_path / "link"
+    link = tmp_path / "links/airflow"
+    link.parent.mkdir()
     link.symlink_to(script)
-    linked = command(
-        "-r", "us-east-1", "--airflow", f'env PATH="{path}" {link}', **more
-    )
-    assert linked.status == 0
+    command.env["PATH"] = f"{link.parent}:{folder}:/usr/bin:/bin"
+    command.options = []
+    if "-E" in LAUNCHERS[tool]:  # which hides PYTHONPATH, where the version is told
+        command.options = ["--airflow-version", "2.11.2"]
+    ran = command("-r", "us-east-1")
+    assert ran.status == 0, ran.stderr
+    assert f", {link}, " in ran.stdout
+    assert list(airflow.connections()) == ["docker_default"]
 
 
-@pytest.mark.parametrize("first", ["#!/usr/bin/env bash", "#!/opt/python3/bin/bash"])
-def test_a_shim_is_told(
-    command: Command, tmp_path: Path, first: str, ecr: EcrStandIn
-) -> None:
-    """Of pyenv, or of a site; its path may have "python" in it."""
-    shim = tmp_path / "airflow"
-    shim.write_text(f'{first}\nexec pyenv exec airflow "$@"\n')
-    shim.chmod(0o755)
-    ran = command("-r", "us-east-1", "-q", "--airflow", str(shim))
-    told = f"docker_default: {shim}: {shim} {WRAPPER} (exit status 126)\n"
-    assert (ran.status, ran.stderr) == (1, told)
+NO_AIRFLOW = {
+    "not on PATH": (
+        "airflow",
+        "not found, with PATH /usr/bin:/bin (cron's is short); "
+        f"{HOW_TO_FIND} (exit status 127)",
+    ),
+    "gone": (
+        "/nowhere/airflow",
+        f"no such script; {HOW_TO_FIND} (exit status 127)",
+    ),
+    "a folder": ("/usr", f"that is a folder; {HOW_TO_FIND} (exit status 126)"),
+    "a shell's wrapper": ("{tmp}/shim", f"{{tmp}}/shim {WRAPPER} (exit status 126)"),
+    "a program": ("/usr/bin/true", f"/usr/bin/true {WRAPPER} (exit status 126)"),
+}
 
 
-def test_the_python_of_a_uv_environment_that_can_be_moved(
-    command: Command, tmp_path: Path
-) -> None:
-    import uv
-
-    made = [uv.find_uv_bin(), "venv", "-q", "--relocatable", "--python", sys.executable]
-    subprocess.run([*made, str(tmp_path / "was")], check=True)
-    (tmp_path / "was").rename(tmp_path / "is")
-    script = tmp_path / "is/bin/airflow"
-    script.write_text(
-        LAUNCHERS["uv, relocatable"].replace("python3", "python") + "print('airflow')\n"
-    )
-    script.chmod(0o755)
-    ran = command("-r", "us-east-1", "--airflow", str(script), "-q")
-    assert ran.stderr == (
-        f"docker_default: {script} runs in a Python without the package apache-airflow: "
-        "name another script with --airflow, or say --airflow-version\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("airflow", "error"),
-    [
-        ("airflow", "airflow: not found, with PATH /usr/bin:/bin (cron's is short); "
-         f"{HOW_TO_FIND} (exit status 127)"),
-        ("/nowhere/airflow", "/nowhere/airflow: no such script; "
-         f"{HOW_TO_FIND} (exit status 127)"),
-        ("{tmp}", f"{{tmp}}: that is a folder; {HOW_TO_FIND} (exit status 126)"),
-        ("docker-is-missing exec -i worker airflow", "cannot run docker-is-missing: "
-         "No such file or directory; check --airflow, PATH"),
-        ("sh -c 'echo sorry >&2; exit 5' airflow", "sh -c 'echo sorry >&2; exit 5' airflow: "
-         "sorry (exit status 5)"),
-        ("{tmp}/wrapper", f"{{tmp}}/wrapper: {{tmp}}/wrapper {WRAPPER} (exit status 126)"),
-        ("/bin/true", f"/bin/true: /bin/true {WRAPPER} (exit status 126)"),
-        ("/bin/bash", f"/bin/bash: /bin/bash {WRAPPER} (exit status 126)"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("airflow", "error"), NO_AIRFLOW.values(), ids=NO_AIRFLOW)
 def test_no_airflow(
     command: Command, tmp_path: Path, ecr: EcrStandIn, airflow: str, error: str
 ) -> None:
-    wrapper = tmp_path / "wrapper"
-    wrapper.write_text('#!/bin/sh\nexec /opt/python3/bin/airflow "$@"\n')
-    wrapper.chmod(0o755)
-    ran = command(
-        "-r", "us-east-1", "-q", "--airflow", airflow.replace("{tmp}", str(tmp_path))
-    )
-    assert ran.stderr == f"docker_default: {error.replace('{tmp}', str(tmp_path))}\n"
+    shim = tmp_path / "shim"  # its interpreter's path may have "python" in it
+    shim.write_text('#!/opt/python3/bin/bash\nexec pyenv exec airflow "$@"\n')
+    shim.chmod(0o755)
+    airflow = airflow.replace("{tmp}", str(tmp_path))
+    ran = command("-r", "us-east-1", "-q", "--airflow", airflow)
+    error = error.replace("{tmp}", str(tmp_path))
+    assert ran.stderr == f"docker_default: {airflow}: {error}\n"
     assert (ran.status, ecr.calls) == (1, [])
 
 
 def test_nothing_is_imported_from_the_folder_it_starts_in(
-    command: Command, fake: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    airflow: FakeAirflow,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake()
-    trap = tmp_path / "trap"
-    trap.mkdir()
     for name in ("json", "runpy", "tempfile", "boto3"):
-        (trap / f"{name}.py").write_text(
-            "raise SystemExit('imported from the current folder')"
-        )
-    monkeypatch.chdir(trap)
+        trap = tmp_path / f"trap/{name}.py"
+        trap.parent.mkdir(exist_ok=True)
+        trap.write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path / "trap")
     assert command("-r", "us-east-1").status == 0
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.11.2"])
-def test_what_cannot_be_imported_fails_every_command(
-    command: Command, fake: Place, version: str
-) -> None:
-    script = fake(version).script
-    script.write_text(f"#!{sys.executable}\nraise ImportError('no flask')\n")
-    ran = command("-r", "us-east-1", *THREE, "--quiet")
-    assert ran.status == 1
-    conn_ids, _, error = ran.stderr.partition(": ")
-    assert conn_ids.count(",") == 2
-    assert error.endswith("exit status 1): ImportError: no flask\n")
+SCRIPT = """\
+import sys
+print("hello from %s" % sys.argv[1:])
+if "fail" in sys.argv:
+    raise ValueError("as asked")
+if "exit" in sys.argv:
+    raise SystemExit("as told")
+if "import" in sys.argv:
+    print("read " + open(sys.argv[-1]).read())
+"""
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.8", "3.13"])
@@ -532,14 +393,7 @@ def test_the_program_runs_on_every_python_that_airflow_has(
     except airflows.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     script = tmp_path / "airflow"
-    script.write_text(
-        f"#!{python}\n"
-        "import sys\n"
-        "print('hello from %s' % sys.argv[1:])\n"
-        "if 'fail' in sys.argv: raise ValueError('as asked')\n"
-        "if 'exit' in sys.argv: raise SystemExit('as told')\n"
-        "if 'import' in sys.argv: print('read ' + open(sys.argv[-1]).read())\n"
-    )
+    script.write_text(f"#!{python}\n{SCRIPT}")
     script.chmod(0o755)
     large = {"a": {"password": "x" * 300_000}}
     with run_interpreter(str(script), 60) as interpreter:
@@ -550,6 +404,8 @@ def test_the_program_runs_on_every_python_that_airflow_has(
             for words in (["fail"], ["exit"], ["ok", "\u00e9"])
         ]
         outcomes.append(interpreter.run(airflow_syntax.Command(["import"], file=large)))
+        begun = interpreter.execute("transaction.py", "begin")
+    assert begun.output.endswith("No module named 'airflow'\n")  # and no SyntaxError
     assert [outcome.status for outcome in outcomes] == [1, 1, 0, 0]
     assert outcomes[0].output.endswith("\nValueError: as asked\n")
     assert outcomes[1].output.endswith("\nas told\n")

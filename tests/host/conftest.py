@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 
-from tests.support import airflows
-from tests.support.booted_systemd import Machine, Unavailable, boot
+from tests.support.booted_systemd import Machine, boot
 from tests.support.ecr_stand_in import EcrStandIn
-from tests.support.worker import AIRFLOW, SYNC, UID, Worker, installed, set_up
+from tests.support.worker import (
+    AIRFLOW,
+    HOME,
+    SERVICE,
+    TIMER,
+    Worker,
+    add_airflow,
+    install_units,
+    make_home,
+    mount_all,
+)
 
 
 @pytest.fixture(scope="session")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Path]]:
     """The machine without an ECR, and its AIRFLOW_HOME on the host."""
     folder = tmp_path_factory.mktemp("worker")
-    try:
-        airflow = airflows.environment(AIRFLOW)
-        mounts = installed(airflow.resolve(), folder)
-        airflows.home(AIRFLOW, folder / "home")
-        (
-            folder / "home/airflow.cfg"
-        ).unlink()  # it names the folder; Airflow writes a new one
-        for path in (folder / "home", *(folder / "home").rglob("*")):
-            os.chown(path, UID, UID)
-        (folder / "empty").mkdir()
-        with boot(
-            folder / "empty", {**mounts, "/srv/airflow": [folder / "home"]}
-        ) as machine:
-            set_up(machine)
-            yield machine, folder / "home"
-    except (Unavailable, airflows.Unavailable) as unavailable:
-        pytest.skip(str(unavailable))
+    mounts = mount_all(AIRFLOW, folder)
+    make_home(folder / "home", "[core]\nload_examples = False\n")
+    with boot({**mounts, HOME: [folder / "home"]}) as machine:
+        add_airflow(machine)
+        install_units(machine)
+        yield machine, folder / "home"
 
 
 @pytest.fixture
@@ -44,8 +41,8 @@ def worker(booted: tuple[Machine, Path], ecr: EcrStandIn) -> Iterator[Worker]:
     worker = Worker(machine, home, ecr)
     worker.configure()
     yield worker
-    machine.run("systemctl", "stop", f"{SYNC}.timer", f"{SYNC}.service")
-    machine.run("sh", "-c", "rm -rf /run/systemd/system/*.d; systemctl daemon-reload")
+    machine.run("systemctl", "stop", TIMER, SERVICE)
+    machine.sh("rm -rf /run/systemd/system/*.d; systemctl daemon-reload")
     machine.attempt("systemctl", "reset-failed")
     assert worker.processes() == []
     assert worker.traces() == []

@@ -12,9 +12,17 @@ from typing import Iterator
 
 import pytest
 
-from tests.support import airflows
-from tests.support.booted_systemd import Unavailable
-from tests.support.docker_worker import HOST, SAYS, DockerWorker, docker_worker
+from tests.support.command import ROOT
+from tests.support.docker_worker import CTL, SAYS, DockerWorker, docker_worker
+from tests.support.worker import (
+    HOST,
+    SERVICE,
+    UID,
+    Worker,
+    add_airflow,
+    install_units,
+    own,
+)
 
 HOUR = 3600
 REFUSED = f"https://{HOST}/v2/ failed with status: 403"
@@ -27,11 +35,8 @@ def prepared(
 ) -> Iterator[DockerWorker]:
     """A worker with each Airflow. The host is to stay as it was."""
     before = of_the_host()
-    try:
-        with docker_worker(request.param, tmp_path_factory.mktemp("e2e")) as worker:
-            yield worker
-    except (Unavailable, airflows.Unavailable) as unavailable:
-        pytest.skip(str(unavailable))
+    with docker_worker(request.param, tmp_path_factory.mktemp("e2e")) as worker:
+        yield worker
     assert of_the_host() == before
 
 
@@ -43,25 +48,15 @@ def worker(prepared: DockerWorker) -> DockerWorker:
 
 def of_the_host() -> dict[str, tuple[int, int]]:
     """What must stay as it is: when it was changed, and its size."""
-    roots = (
-        "/etc/docker",
-        "/etc/hosts",
-        "/root/.docker",
-        "/run/docker.sock",
-        "/var/lib/docker",
-    )
-    paths = [Path(root) for root in roots]
-    paths += [
-        path
-        for root in ("/etc/docker", "/root/.docker")
-        for path in Path(root).rglob("*")
-    ]
-    found = [(path, path.stat()) for path in paths if path.exists()]
-    names = {f"network {os.readlink('/proc/thread-self/ns/net')}": (0, 0)}
-    return {
-        **names,
-        **{str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found},
-    }
+    paths = [Path(path) for path in ("/etc/hosts", "/run/docker.sock")]
+    paths += [Path("/var/lib/docker")]
+    for folder in (Path("/etc/docker"), Path("/root/.docker")):
+        paths += [folder, *folder.rglob("*")]
+    found = {f"network {os.readlink('/proc/thread-self/ns/net')}": (0, 0)}
+    for path in paths:
+        if path.exists():
+            found[str(path)] = (path.stat().st_mtime_ns, path.stat().st_size)
+    return found
 
 
 def assert_scrapes(
@@ -94,19 +89,13 @@ def test_no_connection_no_pull(worker: DockerWorker) -> None:
 def test_works_until_the_token_expires_and_again_after_a_sync(
     worker: DockerWorker,
 ) -> None:
+    """And no stale login in Docker's own file is in the way."""
     worker.sync()
     assert_scrapes(worker)
+    stale = worker.last_token()
     worker.ecr.ahead = 13 * HOUR
     assert_refused(worker)
-    worker.sync()
-    assert_scrapes(worker)
-
-
-def test_a_stale_login_in_dockers_own_file(worker: DockerWorker) -> None:
-    worker.sync()
-    worker.log_in_by_hand()
-    worker.ecr.ahead = 13 * HOUR
-    assert_refused(worker)
+    worker.log_in_by_hand(stale)
     worker.sync()
     assert_scrapes(worker)
 
@@ -131,8 +120,6 @@ def test_dockers_credential_helper_wins_over_the_connection(
     worker.keep_todays_token()
     worker.ecr.ahead = 13 * HOUR
     worker.sync()
-    assert_scrapes(worker)
-    worker.registry.answers.clear()
     ended = worker.task("docker_from_ecr", "scrape", **worker.use_helper("file"))
     assert not ended.succeeded
     assert PULLED not in worker.registry.answers
@@ -154,11 +141,8 @@ def test_refresh_on_a_schedule(worker: DockerWorker) -> None:
 
 
 def test_refresh_ahead(worker: DockerWorker) -> None:
-    for lifetime, calls in (
-        (5, 1),
-        (12, 2),
-        (12, 2),
-    ):  # what has less than six hours is renewed
+    # What has less than six hours is renewed.
+    for lifetime, calls in ((5, 1), (12, 2), (12, 2)):
         worker.ecr.lifetime = lifetime * HOUR
         ended = worker.task("refresh_then_scrape", "refresh")
         assert ended.succeeded, ended.log[-4000:]
@@ -171,3 +155,32 @@ def test_sync_then_run(worker: DockerWorker) -> None:
         worker.ecr.lifetime = lifetime * HOUR
         assert_scrapes(worker, "sync_then_run", **worker.beside_airflow())
         assert len(worker.ecr.calls) == calls
+
+
+@pytest.mark.parametrize("prepared", ["3.3.2"], indirect=True)
+def test_the_service_writes_by_airflowctl(worker: DockerWorker) -> None:
+    """With the shipped drop-in, which fetches a token of Airflow's before each run."""
+    machine = worker.machine
+    shipped = (ROOT / "examples/systemd/airflowctl.conf").read_text()
+    drop_in = shipped.replace("/opt/airflow/bin/airflowctl", f"{CTL}/bin/airflowctl")
+    drop_in = drop_in.replace(
+        "https://airflow.example.com", worker.env["AIRFLOW__API__BASE_URL"]
+    )
+    assert drop_in.count(CTL) == 3
+    host = Worker(machine, worker.home, worker.ecr)
+    add_airflow(machine)
+    install_units(machine)
+    own(worker.home, UID)
+    host.configure(
+        ECR_AIRFLOW_SYNC_AIRFLOW=f"{CTL}/bin/airflowctl",
+        PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring",
+    )
+    host.drop_in(SERVICE, drop_in)
+    machine.write("/etc/ecr-airflow-sync/password", "of nobody", 0o400)
+    machine.run("chown", "-R", "airflow", "/etc/ecr-airflow-sync")
+    for calls in (1, 2):
+        machine.run("systemctl", "start", SERVICE)
+        assert len(worker.ecr.calls) == calls
+        assert host.is_fresh()
+        assert not machine.path("/run/ecr-airflow-sync").exists()
+    assert host.traces() == []

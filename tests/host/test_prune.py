@@ -1,41 +1,46 @@
-"""The shipped prune units: on a real Docker daemon, and with a strict fake docker."""
+"""The shipped prune unit, and cron's line for it, on a real Docker daemon."""
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
-from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
-from tests.support.booted_systemd import Machine, Unavailable, boot
-from tests.support.docker import Docker
-from tests.support.fake_docker import FAKE_DOCKER, PRUNES
-from tests.support.worker import ROOT
+from tests.support.booted_systemd import Machine, boot, wait_until
+from tests.support.cron import MAIL, PRUNE, VARIABLES, cron, install, prepare_cron
+from tests.support.docker import Docker, docker_in
+from tests.support.worker import install_units
 
 SERVICE = "docker-prune.service"
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A machine of its own, where the units are installed."""
-    try:
-        with boot(tmp_path, {}) as machine:
-            for unit in (ROOT / "systemd").glob("docker-prune.*"):
-                machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
-            machine.run("systemctl", "daemon-reload")
-            machine.run("groupadd", "--force", "docker")
-            yield machine
-    except Unavailable as unavailable:
-        pytest.skip(str(unavailable))
+@pytest.fixture(scope="module")
+def docker() -> Iterator[Docker]:
+    """A machine of its own, where Docker runs and the units are installed."""
+    with boot({}) as machine, docker_in(machine) as docker:
+        install_units(machine)
+        yield docker
 
 
-@pytest.mark.skipif(not shutil.which("/usr/sbin/dockerd"), reason="needs docker.io")
-@pytest.mark.skipif(not shutil.which("/bin/busybox"), reason="needs busybox-static")
-def test_on_real_docker(machine: Machine) -> None:
-    docker = Docker(machine)
+def by_systemd(machine: Machine) -> None:
+    machine.run("systemctl", "start", SERVICE)
+    assert "Total reclaimed space" in machine.journal("--unit", SERVICE)
+
+
+def by_cron(machine: Machine) -> None:
+    prepare_cron(machine)
+    install(machine, "root", VARIABLES + PRUNE)
+    with cron(machine, "03:16:58") as said:
+        wait_until(lambda: said("END"))
+    assert machine.path(MAIL).read_text() == ""
+
+
+@pytest.mark.parametrize("prune", [by_systemd, by_cron])
+def test_what_is_older_than_a_day_and_unused_goes(
+    docker: Docker, prune: Callable[[Machine], None]
+) -> None:
     for name, age in (
         ("of_old", 72 * HOUR),
         ("of_young", 72 * HOUR),
@@ -43,7 +48,7 @@ def test_on_real_docker(machine: Machine) -> None:
         ("nobodys_old", 25 * HOUR),
         ("nobodys_young", 23 * HOUR),
     ):
-        docker.load(name, age)
+        docker.load(name, "sleep", "1000", age=age)
     for name in ("old", "young", "running"):
         docker("create", "--name", name, "--network=none", f"of_{name}")
     docker("volume", "create", "nobodys_volume")
@@ -53,30 +58,22 @@ def test_on_real_docker(machine: Machine) -> None:
     docker.backdate("running", 25 * HOUR)
     docker.start()
     docker("start", "running")
-    machine.run("systemctl", "start", SERVICE)
+    prune(docker.machine)
     assert docker.names() == {
         "containers": {"young", "running"},
         "images": {"of_young", "of_running", "nobodys_young"},
         "volumes": {"nobodys_volume"},
     }
-    assert "Total reclaimed space" in machine.journal("--unit", SERVICE)
-
-
-def test_what_docker_is_asked(machine: Machine) -> None:
-    machine.write("/usr/bin/docker", FAKE_DOCKER, 0o755)
-    machine.write("/run/docker.sock", "", 0o660)
-    machine.run("chgrp", "docker", "/run/docker.sock")
-    machine.run("systemctl", "start", SERVICE)
-    told = machine.journal(f"--unit={SERVICE}", "--identifier=docker").splitlines()
-    assert told == [f"docker-prune: {prune}" for prune in PRUNES]
+    docker("rm", "--force", "young", "running")
+    docker("image", "prune", "--all", "--force")
 
 
 @pytest.mark.parametrize("missing", ["/usr/bin/docker", "/run/docker.sock"])
-def test_rests_without_docker(machine: Machine, missing: str) -> None:
-    machine.write("/usr/bin/docker", FAKE_DOCKER, 0o755)
-    machine.write("/run/docker.sock", "")
-    machine.path(missing).unlink()
+def test_rests_without_docker(docker: Docker, missing: str) -> None:
+    machine = docker.machine
+    machine.run("mv", missing, f"{missing}.aside")
     machine.run("systemctl", "start", SERVICE)
+    machine.run("mv", f"{missing}.aside", missing)
     assert machine.show(SERVICE, "ConditionResult", "Result") == {
         "ConditionResult": "no",
         "Result": "success",

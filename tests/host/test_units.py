@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
 import time
 
-import pytest
-
-from tests.support import airflows
 from tests.support.booted_systemd import wait_until
+from tests.support.command import ROOT
 from tests.support.ecr_stand_in import Call, Fault
-from tests.support.worker import AIRFLOW, ROOT, SYNC, UNITS, Worker
-
-SERVICE, TIMER = f"{SYNC}.service", f"{SYNC}.timer"
-HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+from tests.support.worker import HOME, HOST, SERVICE, SYNC, TIMER, UID, UNITS, Worker
 
 
-@pytest.mark.parametrize("unit", [unit.name for unit in UNITS])
-def test_systemd_has_nothing_to_say(worker: Worker, unit: str) -> None:
-    assert (
-        worker.machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}")
-        == ""
-    )
+def test_systemd_has_nothing_to_say(worker: Worker) -> None:
+    units = [f"/etc/systemd/system/{unit.name}" for unit in UNITS]
+    assert len(units) == 4
+    assert worker.machine.run("systemd-analyze", "verify", *units) == ""
 
 
-@pytest.mark.parametrize(
-    "unit", [unit.name for unit in UNITS if unit.suffix == ".service"]
-)
-def test_exposure(worker: Worker, unit: str) -> None:
+def test_exposure(worker: Worker) -> None:
     analyze = "systemd-analyze security --no-pager --offline=yes --threshold=11"
-    worker.machine.run(*analyze.split(), f"/etc/systemd/system/{unit}")
+    for name in (SERVICE, "docker-prune.service"):
+        worker.machine.run(*analyze.split(), f"/etc/systemd/system/{name}")
 
 
 def test_timers_as_shipped(worker: Worker) -> None:
@@ -46,58 +38,46 @@ def test_timers_as_shipped(worker: Worker) -> None:
     assert times == dict(zip(spread, ("yes", "2h", "yes", "1min")))
 
 
+def test_the_first_run_comes_within_ten_minutes(worker: Worker) -> None:
+    worker.machine.run("systemctl", "start", TIMER)
+    show = ("systemctl", "list-timers", "--output=json", TIMER)
+    (timer,) = json.loads(worker.machine.run(*show))
+    assert 0 < timer["next"] / 1e6 - time.time() < 11 * 60
+
+
 def test_environment_file_is_the_same_to_systemd_and_sh(worker: Worker) -> None:
     shipped = (ROOT / f"systemd/{SYNC}.default").read_text()
     expected = dict(re.findall("^#?([A-Z_]+)='([^']*)'$", shipped, re.MULTILINE))
     assert len(expected) > 20
-    assert len(expected) == len(
-        re.findall("^(?:#?[A-Z_]+=|[^#\n])", shipped, re.MULTILINE)
-    )
-    expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = (
-        r"mysql://a:%24\$HOME\"p w\"@h/d?x=1;#y"
-    )
+    settings = re.findall("^(?:#?[A-Z_]+=|[^#\n])", shipped, re.MULTILINE)
+    assert len(expected) == len(settings)
+    url = r"mysql://a:%24\$HOME\"p w\"@h/d?x=1;#y"
+    expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
     lines = [f"{name}='{value}'\n" for name, value in expected.items()]
     worker.machine.write("/etc/trial", "".join(lines))
-    by_systemd = (
-        "systemd-run --quiet --wait --pipe --property=EnvironmentFile=/etc/trial env"
-    )
-    by_sh = ("sh", "-c", "set -a; . /etc/trial; env")
-    for command in (by_systemd.split(), by_sh):
-        told = worker.machine.run(*command).splitlines()
-        assert expected == {
-            k: v for k, _, v in (t.partition("=") for t in told) if k in expected
-        }
+    run = "systemd-run --quiet --wait --pipe --property=EnvironmentFile=/etc/trial env"
+    for command in (run.split(), ["sh", "-c", "set -a; . /etc/trial; env"]):
+        told = dict(
+            line.split("=", 1) for line in worker.machine.run(*command).splitlines()
+        )
+        assert expected == {name: told[name] for name in told if name in expected}
 
 
 def test_by_hand(worker: Worker) -> None:
-    worker.machine.run("systemctl", "start", SERVICE)
-    reader = airflows.variables(worker.home.parent / "reader")
-    reader = airflows.on_database(reader, f"sqlite:///{worker.home}/airflow.db")
-    found = airflows.connection(AIRFLOW, reader, "docker_default") or {}
-    assert found.pop("password") == worker.tokens()[-1] or pytest.fail("another token")
-    assert (found["conn_type"], found["host"], found["login"]) == (
-        "docker",
-        HOST,
-        "AWS",
-    )
-    told = worker.machine.journal("--unit", SERVICE)
-    assert (
-        "Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME /srv/airflow, import"
-        in told
-    )
-    assert f"docker_default  written  {HOST}, until " in told
-    state = worker.machine.path(f"/var/lib/{SYNC}").stat()
-    assert (state.st_uid, state.st_mode & 0o777) == (worker.home.stat().st_uid, 0o700)
-
-
-def test_airflow_makes_its_folders_for_all_who_read_its_logs(worker: Worker) -> None:
+    """A run, and the folders that Airflow makes for all who read its logs."""
     shutil.rmtree(worker.home / "logs", ignore_errors=True)  # as midnight does
     worker.machine.run("systemctl", "start", SERVICE)
-    modes = {
-        path.name: path.stat().st_mode & 0o777 for path in worker.home.glob("logs/**")
-    }
-    assert len(modes) > 1
-    assert set(modes.values()) == {0o755}
+    assert worker.is_fresh()
+    row = worker.row()
+    found = [row[column] for column in ("conn_id", "conn_type", "host", "login")]
+    assert found == ["docker_default", "docker", HOST, "AWS"]
+    told = worker.machine.journal("--unit", SERVICE)
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
+    assert how in told
+    assert f"docker_default  written  {HOST}, until " in told
+    folders = list(worker.home.glob("logs/**"))
+    assert len(folders) > 1
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o755}
 
 
 def test_what_only_this_command_may_read(worker: Worker) -> None:
@@ -114,6 +94,7 @@ def test_what_only_this_command_may_read(worker: Worker) -> None:
     wait_until(worker.is_idle)
     assert worker.is_fresh()
     state = worker.machine.path(f"/var/lib/{SYNC}")
+    assert state.stat().st_uid == UID
     modes = [path.stat().st_mode & 0o777 for path in (state, *state.iterdir())]
     assert [memory.st_mode & 0o777, *modes] == [0o700, 0o700, 0o600]
     worker.machine.run("rm", "-rf", f"/var/lib/{SYNC}")
@@ -127,13 +108,9 @@ def last_fired(worker: Worker, when: str) -> None:
 
 
 def test_fires_by_itself_twice(worker: Worker) -> None:
-    every_five = (
-        "OnCalendar=",
-        "OnCalendar=*:*:0/5",
-        "RandomizedDelaySec=0",
-        "AccuracySec=1ms",
-    )
-    worker.drop_in(TIMER, "[Timer]", *every_five)
+    every_five = ("OnCalendar=", "OnCalendar=*:*:0/5")
+    at_once = ("RandomizedDelaySec=0", "AccuracySec=1ms")
+    worker.drop_in(TIMER, "[Timer]", *every_five, *at_once)
     last_fired(worker, "now")
     worker.machine.run("systemctl", "start", TIMER)
     wait_until(lambda: len(worker.ecr.calls) == 1, 10)
@@ -146,9 +123,8 @@ def test_fires_by_itself_twice(worker: Worker) -> None:
 
 
 def test_makes_up_for_a_missed_run(worker: Worker) -> None:
-    worker.drop_in(
-        TIMER, "[Timer]", "OnCalendar=", "OnCalendar=weekly", "RandomizedDelaySec=0"
-    )
+    weekly = ("OnCalendar=", "OnCalendar=weekly", "RandomizedDelaySec=0")
+    worker.drop_in(TIMER, "[Timer]", *weekly)
     for last, calls in (("now", 0), ("8 days ago", 1)):
         last_fired(worker, last)
         worker.machine.run("systemctl", "start", TIMER)
@@ -160,39 +136,46 @@ def test_makes_up_for_a_missed_run(worker: Worker) -> None:
 
 
 def test_denied(worker: Worker) -> None:
-    worker.ecr.faults["us-east-1"] = Fault(
-        code="AccessDeniedException",
-        message="User: arn:aws:iam::123456789012:user/worker is not authorized",
-    )
+    message = "User: arn:aws:iam::123456789012:user/worker is not authorized"
+    denied = Fault(code="AccessDeniedException", message=message)
+    worker.ecr.faults["us-east-1"] = denied
     before = worker.password()
     assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
     assert worker.result() == ("failed", "exit-code")
     told = worker.machine.journal("--unit", SERVICE)
     assert (
-        "docker_default: ECR in us-east-1: AccessDeniedException: User: "
-        "arn:aws:iam::123456789012:user/worker is not authorized; "
+        f"docker_default: ECR in us-east-1: AccessDeniedException: {message}; "
         "allow this identity ecr:GetAuthorizationToken on resource *" in told
     )
-    assert worker.password() == before or pytest.fail("it was written all the same")
+    is_unchanged = worker.password() == before
+    assert is_unchanged
+
+
+def test_a_home_where_the_service_may_not_write(worker: Worker) -> None:
+    worker.machine.sh("mkdir --parents /data/airflow; chown airflow /data/airflow")
+    worker.configure(AIRFLOW_HOME="/data/airflow")
+    assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
+    assert "Read-only file system" in worker.machine.journal("--unit", SERVICE)
+
+
+def test_a_user_who_is_not_there(worker: Worker) -> None:
+    worker.drop_in(SERVICE, "[Service]", "User=nobody-of-that-name")
+    assert worker.machine.attempt("systemctl", "start", SERVICE).returncode == 1
+    assert "status=217/USER" in worker.machine.journal("--unit", SERVICE)
 
 
 def test_overlapping_starts_run_once(worker: Worker) -> None:
     worker.ecr.faults["us-east-1"] = Fault(delay=2, times=1)
-    every_second = (
-        "OnCalendar=",
-        "OnCalendar=*:*:*",
-        "RandomizedDelaySec=0",
-        "AccuracySec=1ms",
-    )
-    worker.drop_in(TIMER, "[Timer]", *every_second)
+    every_second = ("OnCalendar=", "OnCalendar=*:*:*")
+    at_once = ("RandomizedDelaySec=0", "AccuracySec=1ms")
+    worker.drop_in(TIMER, "[Timer]", *every_second, *at_once)
     worker.machine.run("systemctl", "start", "--no-block", SERVICE)
     wait_until(lambda: worker.ecr.calls)
     worker.machine.run("systemctl", "start", TIMER)
     time.sleep(1.5)
     worker.machine.run("systemctl", "stop", TIMER)
-    worker.machine.run(
-        "systemctl", "start", SERVICE
-    )  # joins the one that runs, and waits
+    # Joins the one that runs, and waits for it.
+    worker.machine.run("systemctl", "start", SERVICE)
     assert worker.ecr.calls == [Call("us-east-1", ())]
     assert worker.is_fresh()
 
@@ -207,14 +190,14 @@ def test_takes_too_long(worker: Worker) -> None:
 def test_stopped_in_a_run(worker: Worker) -> None:
     before = worker.password()
     with contextlib.closing(sqlite3.connect(worker.home / "airflow.db")) as database:
-        database.execute(
-            "BEGIN EXCLUSIVE"
-        )  # Airflow has to wait, with the token at hand
+        # Airflow has to wait, with the token at hand.
+        database.execute("BEGIN EXCLUSIVE")
         worker.machine.run("systemctl", "start", "--no-block", SERVICE)
-        wait_until(lambda: "/srv/airflow/airflow.db" in worker.open_files())
+        wait_until(lambda: f"{HOME}/airflow.db" in worker.open_files())
         assert len(worker.processes()) == 2
         worker.machine.run("systemctl", "stop", SERVICE)
         assert worker.processes() == []
     assert worker.result() == ("inactive", "success")
     assert list(worker.machine.path("/tmp").glob(f"*{SYNC}*")) == []
-    assert worker.password() == before or pytest.fail("it was written all the same")
+    is_unchanged = worker.password() == before
+    assert is_unchanged

@@ -17,10 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
+import pytest
+
 SYSTEMD = "/lib/systemd/systemd"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENTER = "--mount --pid --net --ipc --uts --cgroup --root --wd"
-NAMESPACES = "--mount --propagation private --pid --cgroup --uts --ipc"
+# When this process dies, the launcher does, and then all that it has launched.
+UNSHARE = (
+    "setpriv --pdeathsig KILL unshare --fork --kill-child "
+    "--mount --propagation private --pid --cgroup --uts --ipc"
+)
 # The kernel's own knobs stay out of its reach, and so does /proc/sys, below.
 WITHOUT = "audit_control audit_read mac_admin mac_override sys_boot sys_module sys_rawio sys_time"
 
@@ -69,10 +75,6 @@ exec env -i container=test PATH="$PATH" setpriv --bounding-set="$BOUNDING_SET" \
 """
 
 
-class Unavailable(Exception):
-    """Why this host cannot boot one."""
-
-
 @dataclass(frozen=True)
 class Machine:
     """A booted systemd. ``pid`` is that of its process 1, as the host counts."""
@@ -89,28 +91,33 @@ class Machine:
         self.path(path).chmod(mode)
 
     def attempt(
-        self, *command: str, stdin: str = ""
+        self, *command: str, user: str = "root", stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in there, as root. ``stdout`` has both streams."""
+        """Run a command in there. ``stdout`` has both streams."""
         enter = ["nsenter", "--target", str(self.pid), *ENTER.split()]
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        bare = ["env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8"]
         return subprocess.run(
-            [*enter, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", *command],
+            [*enter, *(become if user != "root" else ()), *bare, *command],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             check=False,
-            timeout=120,
+            timeout=240,
         )
 
     def run(self, *command: str, stdin: str = "") -> str:
         """What a command prints that must not fail."""
         done = self.attempt(*command, stdin=stdin)
-        assert done.returncode == 0, (
-            f"{command} ended with {done.returncode}: {done.stdout}"
-        )
+        told = f"{command} ended with {done.returncode}: {done.stdout}"
+        assert done.returncode == 0, told
         return done.stdout
+
+    def sh(self, script: str) -> str:
+        """What lines of shell print, none of which may fail."""
+        return self.run("sh", "-ec", script)
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """What `systemctl show` tells of a unit."""
@@ -130,37 +137,29 @@ def wait_until(what: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def require(needs: Mapping[str, str]) -> None:
+    """Skip the test where one of these programs is missing, and name its package."""
+    for program, package in needs.items():
+        if not shutil.which(program, path=PATH):
+            pytest.skip(f"needs {package}")
+
+
 @contextlib.contextmanager
-def boot(folder: Path, mounts: Mapping[str, Sequence[Path]]) -> Iterator[Machine]:
-    """Boot one; ``folder`` is empty, and stays so on the host.
+def boot(mounts: Mapping[str, Sequence[Path]]) -> Iterator[Machine]:
+    """Boot one, or skip the test where this host cannot.
 
     ``mounts`` says what is where in the machine: one folder of the host's is shared,
     several are layers, read-only, the first on top.
     """
-    cgroup = _cgroup()
-    layers = [(path, ":".join(map(str, folders))) for path, folders in mounts.items()]
-    # When this process dies, the launcher does, and then all that it has launched.
-    launcher = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"]
-    inner = [
-        "sh",
-        "-c",
-        BOOT,
-        "boot",
-        str(folder),
-        *(word for pair in layers for word in pair),
-    ]
+    cgroup = _make_cgroup()
+    folder = tempfile.mkdtemp(prefix="test-machine-")
+    command = ["sh", "-c", LAUNCH, "launch", str(cgroup), *UNSHARE.split()]
+    command += ["sh", "-c", BOOT, "boot", folder]
+    for path, folders in mounts.items():
+        command += [path, ":".join(map(str, folders))]
     bounding_set = ",".join(f"-{name}" for name in WITHOUT.split())
     process = subprocess.Popen(
-        [
-            "sh",
-            "-c",
-            LAUNCH,
-            "launch",
-            str(cgroup),
-            *launcher,
-            *NAMESPACES.split(),
-            *inner,
-        ],
+        command,
         env={"PATH": PATH, "SYSTEMD": SYSTEMD, "BOUNDING_SET": bounding_set},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -168,33 +167,30 @@ def boot(folder: Path, mounts: Mapping[str, Sequence[Path]]) -> Iterator[Machine
         text=True,
     )
     try:
-        yield _booted(process)
+        yield _wait_for_boot(process)
     finally:
         # Process 1 first, so that its parent is still there to reap it.
         for pid in _children(process) or [process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.communicate()
-        wait_until(lambda: _removed(cgroup))
+        wait_until(lambda: _is_removed(cgroup))
+        Path(folder).rmdir()
 
 
-def _cgroup() -> Path:
+def _make_cgroup() -> Path:
     """A fresh cgroup in the unified hierarchy."""
     if os.geteuid():
-        raise Unavailable("needs root")
-    for tool in ("systemctl", "unshare", "nsenter", "setpriv"):
-        if not shutil.which(tool):
-            raise Unavailable(f"needs {tool}")
-    mounts = [
-        line.split() for line in Path("/proc/self/mounts").read_text().splitlines()
-    ]
-    roots = [Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"]
+        pytest.skip("needs root")
+    require({"systemctl": "systemd", "nsenter": "util-linux", "setpriv": "util-linux"})
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    roots = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
     try:
         return Path(tempfile.mkdtemp(prefix="test-machine-", dir=roots[0]))
     except (IndexError, OSError) as error:
-        raise Unavailable(f"needs a cgroup2 hierarchy to write to ({error})") from None
+        pytest.skip(f"needs a cgroup2 hierarchy to write to ({error})")
 
 
-def _removed(cgroup: Path) -> bool:
+def _is_removed(cgroup: Path) -> bool:
     try:
         for folder, _, _ in os.walk(cgroup, topdown=False):
             Path(folder).rmdir()
@@ -210,20 +206,18 @@ def _children(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in told.split()]
 
 
-def _booted(process: subprocess.Popen[str]) -> Machine:
+def _wait_for_boot(process: subprocess.Popen[str]) -> Machine:
     """The machine behind the launcher, once it is up."""
-    found: list[Machine] = []
-
-    def up() -> bool:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
         if process.poll() is not None:
-            raise Unavailable(
-                f"cannot boot systemd here: {process.communicate()[0].strip()}"
-            )
-        found[:] = [Machine(pid) for pid in _children(process)]
-        return bool(found) and _is_up(found[0])
-
-    wait_until(up)
-    return found[0]
+            why = process.communicate()[0].strip()
+            pytest.skip(f"cannot boot systemd here: {why}")
+        for pid in _children(process):
+            if _is_up(Machine(pid)):
+                return Machine(pid)
+        time.sleep(0.05)
+    raise TimeoutError("not booted within 30 s")
 
 
 def _is_up(machine: Machine) -> bool:

@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+import pytest
+
 from tests.support import airflows
 from tests.support.database import read_connection
+from tests.support.ecr_stand_in import ACCOUNT
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "ecr_airflow_sync.py"
@@ -23,8 +27,16 @@ INSTALLED = (
     "-c",
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ecr_airflow_sync import main; main()",
 )
+# The registry whose token the stand-in gives, if no other is asked for.
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+A, B, C = "111111111111", "222222222222", "333333333333"  # other accounts' registries
 DATABASE_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/net/tcp").exists(), reason="this system has no /proc"
+)
 
 
 def has_traceback(stderr: str) -> bool:
@@ -34,6 +46,13 @@ def has_traceback(stderr: str) -> bool:
     """
     ours = re.search(r'File ".*ecr_airflow_sync(?!/in_airflow)\S*\.py", line', stderr)
     return bool(ours) and not stderr.endswith("\nKeyboardInterrupt\n")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,27 @@ class FakeAirflow:
 
     def connections(self) -> dict[str, dict[str, str]]:
         return json.loads(self.store.read_text()) if self.store.exists() else {}
+
+    def hold(self, **connections: dict[str, Any]) -> None:
+        """Have these connections too, by their ids."""
+        self.store.write_text(json.dumps({**self.connections(), **connections}))
+
+    @property
+    def log(self) -> list[tuple[int, str]]:
+        """The process and the action of each command so far."""
+        file = Path(f"{self.store}.starts")
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(int(pid), action) for pid, action in map(str.split, lines)]
+
+    def count_starts(self) -> int:
+        """How many processes ran commands since this was asked last."""
+        started = {pid for pid, _ in self.log}
+        Path(f"{self.store}.starts").unlink(missing_ok=True)
+        return len(started)
+
+
+# Puts a fake Airflow of some version, with some trouble, in place.
+Place = Callable[..., FakeAirflow]
 
 
 @dataclass

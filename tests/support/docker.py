@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import tempfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Iterator
 
-from tests.support.booted_systemd import Machine, wait_until
+from tests.support.booted_systemd import Machine, require, wait_until
+from tests.support.worker import UID
 
+NEEDS = {"dockerd": "docker.io", "busybox": "busybox-static"}
 DOCKERD = (
     "dockerd --host=unix:///run/docker.sock --group=docker --data-root=/var/lib/trial "
     "--exec-root=/run/trial --pidfile=/run/trial.pid --storage-driver=vfs --bridge=none "
     "--iptables=false --ip6tables=false --ip-forward=false"
 )
+BUSYBOX = ("cat", "env", "id", "ls", "sh", "sleep")
+IMAGE = "/mnt/image.tar"
 NOW = datetime.now(timezone.utc)
 
 
 class Docker:
-    """A real daemon in the machine, without a network, and its client."""
+    """The daemon, and its client. Its network is its own, or the machine's."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, own_network: bool = True) -> None:
         self.machine = machine
+        self.own_network = own_network
+        # Another client than the daemon's would come first in PATH.
+        machine.sh("groupadd --force docker; rm -f /usr/local/bin/docker")
         self.start()
 
+    def __call__(self, *arguments: str) -> str:
+        return self.machine.run("docker", *arguments).strip()
+
     def start(self) -> None:
-        run = "systemd-run --quiet --unit=trial-docker --property=PrivateNetwork=yes"
-        self.machine.run(*run.split(), *DOCKERD.split())
-        wait_until(
-            lambda: self.machine.attempt("/usr/bin/docker", "info").returncode == 0
-        )
+        run = "systemd-run --quiet --unit=trial-docker --property=PrivateNetwork="
+        private = "yes" if self.own_network else "no"
+        self.machine.run(*f"{run}{private} {DOCKERD}".split())
+        wait_until(lambda: self.machine.attempt("docker", "info").returncode == 0)
 
     def stop(self) -> None:
         self.machine.run("systemctl", "stop", "trial-docker")
 
-    def __call__(self, *arguments: str) -> str:
-        return self.machine.run("/usr/bin/docker", *arguments).strip()
-
-    def load(self, name: str, age: timedelta) -> None:
-        """An image with busybox in it that was built that long ago."""
-        archive = _image(name, NOW - age)
-        self.machine.path("/mnt/image.tar").write_bytes(archive)
-        self("load", "--input", "/mnt/image.tar")
+    def load(self, name: str, *command: str, age: timedelta = timedelta()) -> None:
+        """Make an image with busybox in it that was built that long ago."""
+        archive = _archive(name, command, NOW - age, _layer())
+        self.machine.path(IMAGE).write_bytes(archive)
+        self("load", "--input", IMAGE)
+        self.machine.path(IMAGE).unlink()
 
     def backdate(self, container: str, age: timedelta) -> None:
         """Give a container another date of creation, while the daemon rests."""
-        for path in self.machine.path("/var/lib/trial/containers").glob(
-            "*/config.v2.json"
-        ):
+        containers = self.machine.path("/var/lib/trial/containers")
+        for path in containers.glob("*/config.v2.json"):
             config = json.loads(path.read_text())
             if config["Name"] == f"/{container}":
                 path.write_text(json.dumps({**config, "Created": _time(NOW - age)}))
@@ -63,40 +73,60 @@ class Docker:
         }
 
 
+@contextlib.contextmanager
+def docker_in(machine: Machine, *, own_network: bool = True) -> Iterator[Docker]:
+    """A daemon for the block, or skip the test where there is none."""
+    require(NEEDS)
+    docker = Docker(machine, own_network=own_network)
+    try:
+        yield docker
+    finally:
+        docker.stop()
+
+
 def _time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o755
-            tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
+def _layer() -> bytes:
+    """The files of an image."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in ("bin", "etc", "tmp"):
+            (root / name).mkdir()
+        (root / "tmp").chmod(0o1777)
+        (root / "etc/passwd").write_text(f"airflow:x:{UID}:{UID}::/tmp:/bin/sh\n")
+        shutil.copy("/bin/busybox", root / "bin")
+        for name in BUSYBOX:
+            (root / "bin" / name).symlink_to("busybox")
+        return _tar(root)
 
 
-def _image(name: str, built: datetime) -> bytes:
-    """What `docker load` takes: one layer with busybox, and the date that was asked for."""
-    busybox = Path("/bin/busybox").read_bytes()
-    layer = _tar({"bin/sleep": busybox})
+def _archive(
+    name: str, command: tuple[str, ...], built: datetime, layer: bytes
+) -> bytes:
+    """What `docker load` takes."""
+    digest = hashlib.sha256(layer).hexdigest()
     config = {
         "architecture": "amd64",
         "os": "linux",
         "created": _time(built),
-        "config": {"Cmd": ["/bin/sleep", "1000"], "Labels": {"name": name}},
-        "rootfs": {
-            "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],
-        },
+        "config": {"Cmd": command, "Labels": {"name": name}},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     }
-    manifest = [
-        {
-            "Config": "config.json",
-            "RepoTags": [f"{name}:latest"],
-            "Layers": ["layer.tar"],
-        }
-    ]
-    files = {"config.json": json.dumps(config), "manifest.json": json.dumps(manifest)}
-    return _tar({"layer.tar": layer, **{k: v.encode() for k, v in files.items()}})
+    manifest = {"Config": "config", "RepoTags": [f"{name}:latest"], "Layers": ["layer"]}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "layer").write_bytes(layer)
+        (root / "config").write_text(json.dumps(config))
+        (root / "manifest.json").write_text(json.dumps([manifest]))
+        return _tar(root)
+
+
+def _tar(folder: Path) -> bytes:
+    """What is in a folder."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path in folder.iterdir():
+            tar.add(path, path.name)
+    return archive.getvalue()

@@ -10,44 +10,37 @@ import base64
 import contextlib
 import ctypes
 import fcntl
-import io
 import json
 import os
 import re
 import socket
+import sqlite3
 import struct
 import subprocess
-import tarfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, TypeVar
 
+import pytest
 import uv
 
 from tests.support import airflows
 from tests.support.api_server import serving
-from tests.support.booted_systemd import Machine, Unavailable, boot, wait_until
-from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, environment
+from tests.support.booted_systemd import Machine, boot, require, wait_until
+from tests.support.command import ROOT
+from tests.support.docker import NEEDS, Docker, docker_in
+from tests.support.ecr_stand_in import EcrStandIn, environment
 from tests.support.registry_front import RegistryFront
-from tests.support.worker import ROOT, SYNC, installed
+from tests.support.worker import HOME, HOST, SYNC, mount_all, mount_client
 
-HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 SAYS = "scraped all of it"
-HOME = "/srv/airflow"
+# Airflow 1.10 waits forever for what a container says that ended before it could listen.
+SCRAPE = ("sh", "-c", f"sleep 1; echo {SAYS}")
+CTL = "/opt/airflowctl"
 DAGS = "/opt/dags"
 LIBRARY = "/opt/library"
-NEEDS = {
-    "/usr/sbin/dockerd": "docker.io",
-    "/usr/bin/docker-registry": "docker-registry",
-    "/bin/busybox": "busybox-static",
-    "/usr/bin/openssl": "openssl",
-}
-DOCKERD = (
-    "dockerd --host=unix:///run/docker.sock --data-root=/var/lib/e2e --exec-root=/run/e2e "
-    "--pidfile=/run/e2e.pid --storage-driver=vfs --bridge=none --iptables=false "
-    "--ip6tables=false --ip-forward=false"
-)
+CLIENT_CONFIG = "/root/.docker/config.json"
 BEHIND = "127.0.0.1:5000"
 REGISTRY = f"""\
 version: 0.1
@@ -55,8 +48,6 @@ log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: /var/lib/e2e-registry}}}}
 http: {{addr: "{BEHIND}"}}
 """
-
-SERVE_REGISTRY = "docker-registry serve /etc/e2e-registry.yml"
 
 HELPERS = "/opt/helpers"
 # Asks ECR each time, as docker-credential-ecr-login does with an empty cache.
@@ -91,9 +82,7 @@ def own_network() -> Iterator[None]:
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         if libc.unshare(CLONE_NEWNET):
-            raise Unavailable(
-                f"no network of its own: {os.strerror(ctypes.get_errno())}"
-            )
+            pytest.skip(f"no network of its own: {os.strerror(ctypes.get_errno())}")
         with socket.socket() as any_socket:
             up = struct.pack("16sh14x", b"lo", IFF_UP)
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
@@ -115,15 +104,20 @@ class Task:
 class DockerWorker:
     """The worker, the ECR that it asks, and the registry that it pulls from."""
 
-    machine: Machine
+    docker: Docker
     version: str
+    home: Path
     ecr: EcrStandIn
     registry: RegistryFront
     env: dict[str, str]
 
-    def sync(self, *options: str) -> None:
+    @property
+    def machine(self) -> Machine:
+        return self.docker.machine
+
+    def sync(self) -> None:
         """What cron runs (Airflow 3: where the scheduler runs)."""
-        command = (f"/opt/{SYNC}/bin/{SYNC}", "--region", "us-east-1", *options)
+        command = (f"/opt/{SYNC}/bin/{SYNC}", "--region", "us-east-1")
         done = self._attempt(*command, "--airflow", "/opt/airflow/bin/airflow")
         assert done.returncode == 0, done.stdout
 
@@ -131,12 +125,10 @@ class DockerWorker:
         """Run a task. Its log must hold no token."""
         test = ("/opt/airflow/bin/airflow", "tasks", "test", dag, task, "2026-01-02")
         done = self._attempt(*test, **more)
-        leaked = any(token[200:260] in done.stdout for token in self.tokens())
+        leaked = any(token[200:260] in done.stdout for token in self.ecr.issued)
         assert not leaked, "a token was printed"
         succeeded = done.returncode == 0
-        if self.version.startswith(
-            "3."
-        ):  # where the command succeeds, whatever the task does
+        if self.version.startswith("3."):  # there it is 0, whatever the task does
             succeeded = "new_state=success" in done.stdout
         return Task(succeeded, done.stdout)
 
@@ -144,11 +136,9 @@ class DockerWorker:
         """The environment in which Airflow's own Python has ecr-airflow-sync too."""
         ours = f"/opt/{SYNC}"
         (found,) = self.machine.path(ours).glob("lib/python3*/site-packages")
-        folders = [
-            f"{ours}/lib/{found.parent.name}/site-packages",
-            self.env.get("PYTHONPATH"),
-        ]
-        return {"PYTHONPATH": ":".join(filter(None, folders))}
+        folders = [f"{ours}/lib/{found.parent.name}/site-packages"]
+        folders += filter(None, [self.env.get("PYTHONPATH")])
+        return {"PYTHONPATH": ":".join(folders)}
 
     def reserialize(self) -> None:
         """Airflow 3 runs a task of what its database knows of the DAGs."""
@@ -156,19 +146,11 @@ class DockerWorker:
             done = self._attempt("/opt/airflow/bin/airflow", "dags", "reserialize")
             assert done.returncode == 0, done.stdout
 
-    def docker(self, *arguments: str) -> str:
-        return self.machine.run("/usr/bin/docker", *arguments).strip()
-
-    def tokens(self) -> list[str]:
-        return list(self.ecr.issued)
-
-    def log_in_by_hand(self) -> None:
-        """Leave today's token in ~/.docker/config.json, as `docker login` does."""
-        auth = {"auth": base64.b64encode(f"AWS:{self.tokens()[-1]}".encode()).decode()}
+    def log_in_by_hand(self, token: str) -> None:
+        """Leave a token in ~/.docker/config.json, as `docker login` does."""
+        auth = {"auth": base64.b64encode(f"AWS:{token}".encode()).decode()}
         auths = {HOST: auth, f"https://{HOST}": auth}
-        self.machine.write(
-            "/root/.docker/config.json", json.dumps({"auths": auths}), 0o600
-        )
+        self.machine.write(CLIENT_CONFIG, json.dumps({"auths": auths}), 0o600)
 
     def use_helper(self, name: str) -> dict[str, str]:
         """Have Docker's clients ask docker-credential-NAME for logins to ECR.
@@ -176,19 +158,21 @@ class DockerWorker:
         Returns what the environment of a task needs besides.
         """
         config = json.dumps({"credHelpers": {HOST: name}})
-        self.machine.write("/root/.docker/config.json", config, 0o600)
+        self.machine.write(CLIENT_CONFIG, config, 0o600)
         return {"PATH": f"{HELPERS}:{self.env['PATH']}"}
 
     def keep_todays_token(self) -> None:
         """What the helper "file" says from now on."""
-        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.tokens()[-1]}
+        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.last_token()}
         self.machine.write(f"{HELPERS}/answer.json", json.dumps(answer), 0o600)
+
+    def last_token(self) -> str:
+        return list(self.ecr.issued)[-1]
 
     def forget(self) -> None:
         """As before the first sync: no connection, no state, no image, no login."""
-        self._attempt(
-            "/opt/airflow/bin/airflow", "connections", "delete", "docker_default"
-        )
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            database.execute("DELETE FROM connection WHERE conn_id = 'docker_default'")
         self.machine.run("rm", "-rf", "/root/.docker", f"/root/.local/state/{SYNC}")
         self.docker("container", "prune", "--force")
         self.docker("image", "prune", "--all", "--force")
@@ -203,16 +187,14 @@ class DockerWorker:
 
 @contextlib.contextmanager
 def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
-    """One with that Airflow. Raises Unavailable where it cannot be had."""
-    lacking = [package for path, package in NEEDS.items() if not Path(path).exists()]
-    if os.geteuid() or lacking:
-        raise Unavailable(f"needs {', '.join(lacking) or 'root'}")
-    mounts = installed(airflows.environment(version).resolve(), folder)
+    """One with that Airflow, or skip the test where it cannot be had."""
+    require({**NEEDS, "docker-registry": "docker-registry"})
+    mounts = mount_all(version, folder)
     if version.startswith("1."):  # DockerOperator is part of it, its library is not
         mounts[LIBRARY] = [_install("docker", version, folder)]
-    airflowctl = airflows.environment(airflows.AIRFLOWCTL).resolve()
-    for name in ("certificates", "empty"):
-        (folder / name).mkdir()
+    if version.startswith("3."):  # made with the same Python
+        mounts[CTL] = mount_client(folder)
+    (folder / "certificates").mkdir()
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_network())
         ecr = stack.enter_context(_serving(EcrStandIn()))
@@ -220,34 +202,30 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         stack.enter_context(_serving(front))
         home, env = stack.enter_context(_airflow(version, folder))
         dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
-        shared = {HOME: [home], DAGS: dags, str(airflowctl): [airflowctl]}
-        machine = stack.enter_context(boot(folder / "empty", {**mounts, **shared}))
-        _start_docker(machine, front.ca.read_text())
+        mounts.update({HOME: [home], DAGS: dags})
+        machine = stack.enter_context(boot(mounts))
+        docker = stack.enter_context(docker_in(machine, own_network=False))
+        _start_registry(docker, front.ca.read_text())
         for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
             machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
-        path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{airflowctl}/bin:/usr/bin:/bin"
+        path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{CTL}/bin:/usr/bin:/bin"
         env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
         if LIBRARY in mounts:
             env["PYTHONPATH"] = LIBRARY
-        worker = DockerWorker(machine, version, ecr, front, env)
+        worker = DockerWorker(docker, version, home, ecr, front, env)
         worker.reserialize()
         yield worker
 
 
 def _install(package: str, version: str, folder: Path) -> Path:
     """A folder with that package and all that it needs, as old as that Airflow."""
-    python, as_of = airflows.environment(version), airflows.RECIPES[version].as_of
-    options = [
-        "--exclude-newer",
-        as_of,
-        "--python",
-        str(python),
-        "--target",
-        f"{folder}/library",
-    ]
+    library = folder / "library"
+    python = str(airflows.environment(version))
+    as_of = airflows.RECIPES[version].as_of
+    options = ["--exclude-newer", as_of, "--python", python, "--target", str(library)]
     command = [uv.find_uv_bin(), "pip", "install", "--quiet", *options, package]
     subprocess.run(command, check=True)
-    return folder / "library"
+    return library
 
 
 def _dag_without_connection(folder: Path) -> Path:
@@ -286,39 +264,17 @@ def _airflow(version: str, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
         yield home, {**server.env, **server.client(home), **inside}
 
 
-def _start_docker(machine: Machine, ca: str) -> None:
+def _start_registry(docker: Docker, ca: str) -> None:
     """A daemon that takes the front for ECR, and a registry behind it that holds the image."""
+    machine = docker.machine
     hosts = machine.path("/etc/hosts").read_text()
     machine.write("/etc/hosts", f"{hosts}\n127.0.0.1 {HOST}\n")
     machine.write(f"/etc/docker/certs.d/{HOST}/ca.crt", ca)
     machine.write("/etc/e2e-registry.yml", REGISTRY)
-    for unit, command in ("dockerd", DOCKERD), ("registry", SERVE_REGISTRY):
-        machine.run("systemd-run", "--quiet", f"--unit=e2e-{unit}", *command.split())
-    wait_until(lambda: machine.attempt("/usr/bin/docker", "info").returncode == 0)
-    wait_until(lambda: _listens(BEHIND))
-    machine.path("/mnt/image.tar").write_bytes(_image())
-    # Airflow 1.10 waits forever for what a container says that ended before it could listen.
-    say = f'CMD ["/bin/sh", "-c", "/bin/sleep 1; echo {SAYS}"]'
-    name = f"{BEHIND}/web_scraper:latest"
-    for arguments in (
-        ("import", "--change", say, "/mnt/image.tar", name),
-        ("push", "--quiet", name),
-        ("image", "rm", name),
-    ):
-        machine.run("/usr/bin/docker", *arguments)
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-        return True
-    return False
-
-
-def _image() -> bytes:
-    """The files of an image: busybox, by two names."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name in ("bin/sh", "bin/sleep"):
-            tar.add(Path("/bin/busybox").resolve(), name)
-    return archive.getvalue()
+    serve = "systemd-run --quiet --unit=e2e-registry docker-registry serve"
+    machine.run(*serve.split(), "/etc/e2e-registry.yml")
+    image = f"{BEHIND}/web_scraper"
+    docker.load(image, *SCRAPE)
+    push = ("docker", "push", "--quiet", image)
+    wait_until(lambda: machine.attempt(*push).returncode == 0)
+    docker("image", "rm", image)

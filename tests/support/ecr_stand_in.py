@@ -106,12 +106,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Call:
-    """A request for tokens that was accepted. ``account`` is the caller's."""
+    """A request for tokens that was accepted, and when. ``account`` is the caller's."""
 
     region: str
     registries: tuple[str, ...]
     account: str = ACCOUNT
     public: bool = False
+    at: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class EcrStandIn(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), EcrHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.identities = {
             known.access_key: known for known in (WORKER, BUILDER, PARTNER)
@@ -310,7 +311,9 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
-class _Handler(QuietHandler):
+class EcrHandler(QuietHandler):
+    """One connection, whichever way it came: in clear, or through a tunnel."""
+
     server: EcrStandIn
 
     def do_POST(self) -> None:
@@ -508,11 +511,6 @@ def _assumption(form: dict[str, str], caller: Identity) -> Assumption:
             else "less than or equal to 43200"
         )
         raise _invalid("durationSeconds", seconds, f"Member must have value {bound}")
-    if caller.session_token and duration > ONE_HOUR:
-        raise Refusal(
-            "ValidationError",
-            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
-        )
     return Assumption(role, session, external_id, duration, caller.account)
 
 

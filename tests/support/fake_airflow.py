@@ -14,18 +14,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
 TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
 PADDING = int(os.environ.get("FAKE_AIRFLOW_PADDING", "0")) // 2
+SLOW = float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5"))  # seconds
 FIELDS = ("type", "host", "login", "password", "extra")
 
 
 class IntegrityError(Exception):
     """As SQLAlchemy's, when two hosts add the same row."""
+
+
+class Connection:
+    """As much of airflow.models.Connection as tells whether an id is unique."""
+
+    conn_id = SimpleNamespace(unique=VERSION >= (2, 0))
+    __table__ = SimpleNamespace(c=SimpleNamespace(conn_id=conn_id))
 
 
 class Session:
@@ -41,6 +49,9 @@ class Session:
 
     def change(self, stored: dict[str, dict[str, str]]) -> None:
         self._pending = stored
+
+    def get_bind(self) -> SimpleNamespace:
+        return SimpleNamespace(dialect=SimpleNamespace(name="sqlite"))
 
     def flush(self) -> None:
         pass
@@ -69,9 +80,12 @@ def import_airflow() -> Session:
         session = Session()
         shared = TROUBLE != "no shared session"
         settings.Session = (lambda: session) if shared else Session
+        models: Any = ModuleType("airflow.models")
+        models.Connection = Connection
         airflow: Any = ModuleType("airflow")
         airflow.settings = settings
-        sys.modules.update({"airflow": airflow, "airflow.settings": settings})
+        names = {"airflow": airflow, "airflow.settings": settings}
+        sys.modules.update({**names, "airflow.models": models})
     settings = sys.modules["airflow.settings"]
     of_this_thread: Session = settings.Session()
     return of_this_thread
@@ -139,12 +153,10 @@ def delete(conn_id: str) -> None:
     else:
         words = "connection with " if VERSION >= (2, 0) else ""
         print(f"Successfully deleted {words}`conn_id`={conn_id}")
-        if TROUBLE == "not deleted":  # which it says before it commits
-            raise RuntimeError("database is locked")
         del stored[conn_id]
         save(stored)
         if TROUBLE == "slow add":
-            time.sleep(float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5")))
+            time.sleep(SLOW)
 
 
 def add(conn_id: str, fields: dict[str, str]) -> None:
@@ -169,8 +181,6 @@ def import_file(name: str) -> None:
                 f"Could not import connection. The key {conn_id!r} has to be made of ..."
             )
             continue
-        if TROUBLE == f"fail {conn_id}":
-            raise ValueError(f"cannot store {conn_id}, of all things")
         if TROUBLE == "collide once" and not load():
             save({conn_id: {"password": "of another host"}})
             raise IntegrityError(
@@ -182,7 +192,7 @@ def import_file(name: str) -> None:
 
 def get(conn_id: str) -> None:
     """As a task finds it: a variable or a secrets backend comes before the database."""
-    fields = load().get(conn_id)
+    fields = None if TROUBLE == "no database" else load().get(conn_id)
     variable = os.environ.get(f"AIRFLOW_CONN_{conn_id.upper()}")
     if fields is None and not variable:
         raise SystemExit("Connection not found.")
@@ -208,6 +218,8 @@ def trouble() -> None:
             f"{os.getpid()} {child.pid}"
         )
         time.sleep(600)
+    if TROUBLE == "slow":
+        time.sleep(SLOW)
     if TROUBLE == "crash":
         os.kill(os.getpid(), 11)
     if TROUBLE == "say nothing":
@@ -230,6 +242,8 @@ def main() -> None:
     if arguments.action == "import":
         import_file(arguments.file)
     elif arguments.action == "list":
+        if TROUBLE == "no database":
+            raise RuntimeError("no such table: connection")
         print(list(load()))
     elif arguments.action == "get":
         get(arguments.conn_id)
@@ -246,6 +260,6 @@ SESSION = import_airflow()
 if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":
-    time.sleep(9)
+    time.sleep(60)
 elif TROUBLE == "stopped after the import":
     subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}"])

@@ -26,7 +26,7 @@ from tests.support.command import Command, Ran
 from tests.support.database import connect, execute
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, new_token
 from tests.support.ecr_stand_in import Fault as EcrFault
-from tests.support.watcher import Watcher
+from tests.support.watcher import Watcher, require_proc
 
 BEFORE = "the password that was there before"
 # Mounts that only the run sees. A user who is not root needs a user namespace for them.
@@ -53,9 +53,12 @@ WAYS: list[Way] = [
     (TERM, "all"),
     (INT, "alone"),
 ]
-NO_MOUNTS = subprocess.run(
-    [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
-).returncode
+NO_MOUNTS = (
+    not shutil.which("unshare")
+    or subprocess.run(
+        [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+    ).returncode
+)
 NO_FAKETIME = not shutil.which("faketime")
 
 
@@ -77,6 +80,7 @@ class Scene:
         self, *options: str, script: str = PLAIN, mounts: bool = False, **env: str
     ) -> subprocess.Popen[str]:
         """The command within a script of the shell, all its processes marked. An empty variable is not set."""
+        require_proc()
         self.mark = uuid.uuid4().hex
         command = self.command.arguments("-r", "us-east-1", *options)
         env = {
@@ -253,7 +257,6 @@ class Fault:
     env: Mapping[str, str] = field(default_factory=dict)
     script: str = PLAIN
     version: str = "2.11.2"
-    trouble: str = ""
     ecr: EcrFault | None = None
     around: Strange = lambda _: contextlib.nullcontext()
     mounts: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from tests.support.command import (
     Command,
     FakeAirflow,
     OnDatabase,
+    Place,
     RealAirflow,
 )
 from tests.support.database import Server, name_for_airflow
@@ -37,12 +39,19 @@ SKIPS_IN_CI = ("this machine allows none anyway",)
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport() -> Generator[None, Any, None]:
-    outcome = yield
-    report = outcome.get_result()
-    if not report.skipped or os.environ.get("CI") != "true":
-        return
+    _forbid_skip((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, None]:
+    """Of a file that is skipped as a whole."""
+    _forbid_skip((yield).get_result())
+
+
+def _forbid_skip(report: Any) -> None:
     reason = str(report.longrepr)
-    if not any(allowed in reason for allowed in SKIPS_IN_CI):
+    is_allowed = any(allowed in reason for allowed in SKIPS_IN_CI)
+    if report.skipped and os.environ.get("CI") == "true" and not is_allowed:
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {reason}"
 
@@ -85,7 +94,7 @@ def registry(ecr: EcrStandIn, command: Command) -> Iterator[RegistryStandIn]:
 
 
 @pytest.fixture
-def fake(command: Command, tmp_path: Path) -> Callable[..., FakeAirflow]:
+def fake(command: Command, tmp_path: Path) -> Place:
     """Puts a fake airflow of some version in place, and points the command at it."""
 
     def place(version: str = "2.11.2", trouble: str = "") -> FakeAirflow:
@@ -93,8 +102,9 @@ def fake(command: Command, tmp_path: Path) -> Callable[..., FakeAirflow]:
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
         script.chmod(0o755)
+        shutil.rmtree(tmp_path / "site", ignore_errors=True)
         package = tmp_path / f"site/apache_airflow-{version}.dist-info"
-        package.mkdir(parents=True, exist_ok=True)
+        package.mkdir(parents=True)
         (package / "METADATA").write_text(f"Name: apache-airflow\nVersion: {version}\n")
         store = tmp_path / "connections-store"
         command.env.update(

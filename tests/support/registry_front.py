@@ -55,29 +55,23 @@ class _Handler(QuietHandler):
     timeout = 60
 
     def do_GET(self) -> None:
+        host, ecr = self.server.host, self.server.ecr
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")
         login, password = login_and_password(value)
-        if self.headers.get("Host") != self.server.host:
+        if self.headers.get("Host") != host:
             self._send(404, b"", {})
         elif scheme.lower() != "basic":
-            realm = (
-                f'Basic realm="https://{self.server.host}/",service="ecr.amazonaws.com"'
-            )
+            realm = f'Basic realm="https://{host}/",service="ecr.amazonaws.com"'
             self._send(401, b"Not Authorized\n", {"WWW-Authenticate": realm})
-        elif self.server.ecr.accepts(self.server.host, login, password):
+        elif ecr.accepts(host, login, password):
             self._pass_on()
-        elif self.server.ecr.is_expired(password):
-            self._deny(403, EXPIRED)
         else:
-            self._deny(400, INVALID)
+            refusal = (403, EXPIRED) if ecr.is_expired(password) else (400, INVALID)
+            body = denied(*refusal).body
+            self._send(refusal[0], body, {"Content-Type": "application/json"})
 
     def do_HEAD(self) -> None:
         self.do_GET()
-
-    def _deny(self, status: int, message: str) -> None:
-        self._send(
-            status, denied(status, message).body, {"Content-Type": "application/json"}
-        )
 
     def _pass_on(self) -> None:
         headers = {"Accept": ", ".join(self.headers.get_all("Accept", []))}
@@ -89,11 +83,7 @@ class _Handler(QuietHandler):
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
-            told = {
-                name: answer.headers[name]
-                for name in PASSED_ON
-                if name in answer.headers
-            }
+            told = {k: v for k, v in answer.headers.items() if k in PASSED_ON}
             self._send(answer.status, answer.read(), told)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -8,6 +8,8 @@ serves ``GET /v2/``, the question whether credentials are any good, and answers 
   or none of ECR's, 400; an expired one, 403, both without a challenge.
 - ECR Public wants Bearer, and answers Basic with 400. A bearer token comes from /token/,
   for Basic credentials or for none; the authorization token as ECR gives it is one as well.
+
+Behind the hosts of ECR's API, it leads to the ECR stand-in.
 """
 
 from __future__ import annotations
@@ -17,18 +19,28 @@ import binascii
 import json
 import secrets
 import ssl
-import subprocess
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.ecr_stand_in import PUBLIC_HOST, EcrStandIn, QuietHandler
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.support.ecr_stand_in import (
+    PUBLIC_HOST,
+    EcrHandler,
+    EcrStandIn,
+    QuietHandler,
+)
 
 # An asterisk stands for one label, as in a certificate.
 HOSTS = (
@@ -39,6 +51,26 @@ HOSTS = (
     "*.dkr.ecr-fips.us-east-1.amazonaws.com",
     "*.dkr-ecr.us-east-1.on.aws",
     PUBLIC_HOST,
+)
+# Where ECR itself is asked: plainly, by FIPS, by dual-stack. boto3's names have changed.
+API_HOSTS = (
+    "api.ecr.us-east-1.amazonaws.com",
+    "api.ecr-fips.us-east-1.amazonaws.com",
+    "ecr-fips.us-east-1.amazonaws.com",
+    "api.ecr.us-east-1.api.aws",
+    "ecr.us-east-1.api.aws",
+)
+CA_NAME = "registry-stand-in"
+SIGNS_OTHERS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
 )
 WRONG_HOST = "registry.example.com"
 INVALID = "Your Authorization Token is invalid."
@@ -89,18 +121,20 @@ class RegistryStandIn(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, ecr: EcrStandIn, hosts: tuple[str, ...] = HOSTS) -> None:
+    def __init__(self, ecr: EcrStandIn) -> None:
         super().__init__(("127.0.0.1", 0), _Proxy)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.ecr = ecr
-        self.hosts = hosts
+        self.hosts = HOSTS + API_HOSTS
+        self.apis: list[str] = []  # the hosts where ECR itself was asked
         self.requests: list[Request] = []
         self.troubles: dict[str, Trouble] = {}  # by host
         self.bearers: dict[str, str] = {}  # the password, or none, by token of /token/
         self.lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="registry-stand-in-")
         self.certificates = Path(self._folder.name)
-        make_certificates(self.certificates, {"right": hosts, "wrong": (WRONG_HOST,)})
+        names = {"right": self.hosts, "wrong": (WRONG_HOST,)}
+        make_certificates(self.certificates, names)
 
     def __enter__(self) -> RegistryStandIn:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -171,7 +205,11 @@ class _Proxy(QuietHandler):
         self.end_headers()
         context = self.server.context("wrong" if trouble.wrong_name else "right")
         with context.wrap_socket(self.connection, server_side=True) as tunnel:
-            _Registry(tunnel, self.client_address, self.server, host, trouble)
+            if host in API_HOSTS:
+                self.server.apis.append(host)
+                EcrHandler(tunnel, self.client_address, self.server.ecr)
+            else:
+                _Registry(tunnel, self.client_address, self.server, host, trouble)
 
     def do_GET(self) -> None:
         """Nothing is proxied in clear."""
@@ -327,61 +365,44 @@ def denied(status: int, message: str) -> Answer:
     return Answer(status, json.dumps({"errors": errors}).encode())
 
 
-EXTENSIONS = """\
-[req]
-distinguished_name = name
-prompt = no
-[name]
-CN = registry-stand-in
-[ca]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-subjectKeyIdentifier = hash
-"""
-
-
 def make_certificates(folder: Path, names: dict[str, tuple[str, ...]]) -> None:
     """A CA, and for each name a key and a certificate for its hosts."""
-    sections = [
-        f"[{name}]\nsubjectAltName = {', '.join(f'DNS:{host}' for host in hosts)}\n"
-        "subjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n"
-        for name, hosts in names.items()
-    ]
-    (folder / "openssl.cnf").write_text(EXTENSIONS + "".join(sections))
-    _openssl(
-        folder,
-        *_request("ca"),
-        "-x509",
-        "-extensions",
-        "ca",
-        "-days",
-        "2",
-        "-out",
-        "ca.pem",
-    )
-    for serial, name in enumerate(names, 1):
-        _openssl(folder, *_request(name), "-out", f"{name}.csr")
-        _openssl(
-            folder,
-            *(
-                "x509",
-                "-req",
-                "-in",
-                f"{name}.csr",
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-            ),
-            *("-set_serial", str(serial), "-days", "2", "-out", f"{name}.pem"),
-            *("-extfile", "openssl.cnf", "-extensions", name),
-        )
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    public = ca_key.public_key()
+    builder = _begin_certificate(CA_NAME, public)
+    builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
+    builder = builder.add_extension(SIGNS_OTHERS, critical=True)
+    _write_certificate(folder / "ca.pem", builder.sign(ca_key, hashes.SHA256()))
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
+    for name, hosts in names.items():
+        key = ec.generate_private_key(ec.SECP256R1())
+        is_for = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+        builder = _begin_certificate(name, key.public_key())
+        builder = builder.add_extension(is_for, critical=False)
+        builder = builder.add_extension(issuer, critical=False)
+        signed = builder.sign(ca_key, hashes.SHA256())
+        _write_certificate(folder / f"{name}.pem", signed)
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+        secret = key.private_bytes(*form, serialization.NoEncryption())
+        (folder / f"{name}.key").write_bytes(secret)
 
 
-def _request(name: str) -> tuple[str, ...]:
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    return ("req", "-new", *key, "-keyout", f"{name}.key", "-config", "openssl.cnf")
+def _begin_certificate(
+    subject: str, key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(timezone.utc)
+    builder = x509.CertificateBuilder().issuer_name(_name(CA_NAME))
+    builder = builder.subject_name(_name(subject))
+    builder = builder.public_key(key).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1))
+    builder = builder.not_valid_after(now + timedelta(days=2))
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key)
+    return builder.add_extension(identifier, critical=False)
 
 
-def _openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

@@ -1,30 +1,37 @@
-"""A worker with Airflow 2.11.2 and ecr-airflow-sync, installed as the README says."""
+"""A worker host with an Airflow, and ecr-airflow-sync installed on it."""
 
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import sqlite3
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import uv
 from cryptography.fernet import Fernet
 
 from tests.support import airflows
 from tests.support.booted_systemd import Machine
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.command import ROOT
+from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = "2.11.2"
-UID = 50000
+HOME = "/srv/airflow"  # AIRFLOW_HOME
+HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 SYNC = "ecr-airflow-sync"
+SERVICE, TIMER = f"{SYNC}.service", f"{SYNC}.timer"
+DEFAULT = f"/etc/default/{SYNC}"
+UID = 50000
 UNITS = sorted(
     path
     for path in (ROOT / "systemd").iterdir()
     if path.suffix in (".service", ".timer")
 )
+IN_CONTAINER = "sleep infinity"  # what a container of the user airflow's runs itself
 
 
 @dataclass(frozen=True)
@@ -40,50 +47,55 @@ class Worker:
         variables = {
             "AIRFLOW__CORE__FERNET_KEY": airflows.FERNET_KEY,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////srv/airflow/airflow.db",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
             **environment(self.ecr.url),
             **more,
         }
-        lines = [f"{name}='{value}'" for name, value in variables.items()]
-        text = (ROOT / f"systemd/{SYNC}.default").read_text() + "\n".join(lines) + "\n"
-        self.machine.write(f"/etc/default/{SYNC}", text, 0o640)
-        self.machine.run("chgrp", "airflow", f"/etc/default/{SYNC}")
+        lines = [f"{name}='{value}'\n" for name, value in variables.items()]
+        shipped = (ROOT / f"systemd/{SYNC}.default").read_text()
+        self.machine.write(DEFAULT, "\n".join([shipped, *lines]), 0o640)
+        self.machine.run("chgrp", "airflow", DEFAULT)
 
     def drop_in(self, unit: str, *lines: str) -> None:
-        self.machine.write(
-            f"/run/systemd/system/{unit}.d/test.conf", "\n".join(lines) + "\n"
-        )
+        """Add these lines to a unit, until the next start of the machine."""
+        path = f"/run/systemd/system/{unit}.d/test.conf"
+        self.machine.write(path, "\n".join(lines) + "\n")
         self.machine.run("systemctl", "daemon-reload")
 
     def tokens(self) -> list[str]:
-        return [token for tokens in self.ecr.tokens.values() for token in tokens]
+        return list(self.ecr.issued)
+
+    def row(self) -> dict[str, str | None]:
+        """What docker_default holds, encrypted."""
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            database.row_factory = sqlite3.Row
+            rows = database.execute("SELECT * FROM connection").fetchall()
+        return dict(rows[0]) if rows else {}
 
     def password(self) -> str:
         """What docker_default holds, decrypted."""
-        with sqlite3.connect(self.home / "airflow.db") as database:
-            rows = database.execute("SELECT password FROM connection").fetchall()
-        return Fernet(airflows.FERNET_KEY).decrypt(rows[0][0]).decode() if rows else ""
+        encrypted = self.row().get("password") or ""
+        return encrypted and Fernet(airflows.FERNET_KEY).decrypt(encrypted).decode()
 
     def is_fresh(self) -> bool:
         """Whether docker_default holds ECR's last token. (An assert of its own would print it.)"""
         return self.password() == self.tokens()[-1]
 
     def processes(self) -> list[str]:
-        """The arguments of what runs as airflow."""
-        return self.machine.attempt(
-            "pgrep", "--list-full", "--uid", "airflow"
-        ).stdout.splitlines()
+        """What runs as airflow, by process id: not a container, nor what is dead in it."""
+        show = "ps --user=airflow --format=stat=,pid=,args="
+        rows = self.machine.attempt(*show.split()).stdout.splitlines()
+        living = [row.split(None, 1)[1] for row in rows if row[0] != "Z"]
+        return [row for row in living if not row.endswith(IN_CONTAINER)]
 
     def open_files(self) -> str:
         """What those processes have open."""
-        pids = [line.split()[0] for line in self.processes()]
-        return self.machine.attempt(
-            "ls", "-l", *(f"/proc/{pid}/fd" for pid in pids)
-        ).stdout
+        folders = [f"/proc/{row.split()[0]}/fd" for row in self.processes()]
+        return self.machine.attempt("ls", "-l", *folders).stdout
 
     def result(self) -> tuple[str, str]:
         """The service's state, and how its last run ended."""
-        told = self.machine.show(f"{SYNC}.service", "ActiveState", "Result")
+        told = self.machine.show(SERVICE, "ActiveState", "Result")
         return told["ActiveState"], told["Result"]
 
     def is_idle(self) -> bool:
@@ -94,85 +106,87 @@ class Worker:
         """The files with part of a token in them, and the journal if it has one."""
         forms = [form for t in self.tokens() for form in (t, _base64(f"AWS:{t}"))]
         pieces = [form[200:260] for form in forms]
-        self.machine.write(
-            "/media/pieces", "".join(f"{piece}\n" for piece in pieces), 0o600
-        )
-        places = "/dev/shm /etc /home /mnt /opt /run /srv /srv/airflow /tmp /var"
-        search = "-xdev -type f -newer /etc/fstab -exec grep -lF -f /media/pieces {} +"
+        lines = "".join(f"{piece}\n" for piece in pieces)
+        self.machine.write("/media/pieces", lines, 0o600)
+        places = f"/dev/shm /etc /home /mnt /opt /run /srv {HOME} /tmp /var"
+        search = "-xdev -type f -newer /etc/fstab -exec grep -slF -f /media/pieces {} +"
         files = self.machine.attempt("find", *places.split(), *search.split())
         journal = self.machine.journal()
-        return files.stdout.splitlines() + ["journal"] * any(
-            p in journal for p in pieces
-        )
+        leaked = ["journal"] * any(piece in journal for piece in pieces)
+        return files.stdout.splitlines() + leaked
 
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def airflow_alone(airflow: Path, folder: Path) -> dict[str, list[Path]]:
-    """Where in the machine Airflow and its Python are.
+def own(folder: Path, uid: int) -> None:
+    """Give a folder to a user, with all that is in it."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, uid, uid)
+
+
+def make_home(folder: Path, airflow_cfg: str) -> None:
+    """An AIRFLOW_HOME for the user airflow, with that text in its file."""
+    airflows.home(AIRFLOW, folder)
+    (folder / "airflow.cfg").write_text(airflow_cfg)
+    own(folder, UID)
+
+
+def mount_airflow(version: str, folder: Path) -> dict[str, list[Path]]:
+    """Where in the machine that Airflow and its Python are, or skip the test.
 
     Not where they are here: home directories are hidden from the service.
     """
-    base = _base(airflow)
-    return {
-        "/opt/python": [Path(base)],
-        "/opt/airflow": [
-            _moved(airflow, "/opt/airflow", "airflow", base, folder),
-            airflow,
-        ],
-    }
+    try:
+        airflow = airflows.environment(version).resolve()
+    except airflows.Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    moved = _move(airflow, "/opt/airflow", "airflow", folder)
+    return {"/opt/python": [_base(airflow)], "/opt/airflow": [moved, airflow]}
 
 
-def installed(airflow: Path, folder: Path) -> dict[str, list[Path]]:
+def mount_all(version: str, folder: Path) -> dict[str, list[Path]]:
     """The same, with the command beside it."""
+    mounts = mount_airflow(version, folder)
     ours = folder / "venv"
     source = folder / "source"  # because building leaves files beside it
-    copy_tree(source)
-    python = str(airflow / "bin/python")
+    copy_project(source)
+    python = str(mounts["/opt/airflow"][1] / "bin/python")
+    make = ["venv", "--quiet", "--python", python, str(ours)]
     install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(ours)]
-    for command in (
-        ["venv", "--quiet", "--python", python, str(ours)],
-        [*install, "."],
-    ):
+    for command in (make, [*install, ".[metrics]"]):
         subprocess.run([uv.find_uv_bin(), *command], check=True, cwd=source)
-    moved = _moved(ours, f"/opt/{SYNC}", SYNC, _base(airflow), folder)
-    return {**airflow_alone(airflow, folder), f"/opt/{SYNC}": [moved, ours]}
+    moved = _move(ours, f"/opt/{SYNC}", SYNC, folder)
+    return {**mounts, f"/opt/{SYNC}": [moved, ours]}
 
 
-def copy_tree(to: Path) -> None:
+def mount_client(folder: Path) -> list[Path]:
+    """The layers of airflowctl in /opt/airflowctl, with the Python of Airflow 3."""
+    client = airflows.environment(airflows.AIRFLOWCTL).resolve()
+    return [_move(client, "/opt/airflowctl", "airflowctl", folder), client]
+
+
+def copy_project(to: Path) -> None:
     """Copy the project without what is made in it."""
-    shutil.copytree(
-        ROOT,
-        to,
-        ignore=shutil.ignore_patterns(
-            ".*", "*.egg-info", "build", "dist", "__pycache__"
-        ),
-    )
+    made = (".*", "*.egg-info", "build", "dist", "__pycache__")
+    shutil.copytree(ROOT, to, ignore=shutil.ignore_patterns(*made))
 
 
-def _base(environment: Path) -> str:
+def _base(environment: Path) -> Path:
     """The folder of the Python that a virtual environment is made with."""
-    show_base = [
-        str(environment / "bin/python"),
-        "-c",
-        "import sys; print(sys.base_prefix)",
-    ]
-    return subprocess.run(
-        show_base, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    python = str(environment / "bin/python")
+    show = [python, "-c", "import sys; print(sys.base_prefix)"]
+    return Path(subprocess.check_output(show, text=True).strip())
 
 
-def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> Path:
+def _move(environment: Path, to: str, script: str, folder: Path) -> Path:
     """What in a virtual environment has its own path in it, or its Python's, for a new place."""
     layer = folder / f"{script}-moved"
     (layer / "bin").mkdir(parents=True)
     for name in ("pyvenv.cfg", f"bin/{script}"):
-        text = (environment / name).read_text()
-        (layer / name).write_text(
-            text.replace(str(environment), to).replace(base, "/opt/python")
-        )
+        text = (environment / name).read_text().replace(str(environment), to)
+        (layer / name).write_text(text.replace(str(_base(environment)), "/opt/python"))
         (layer / name).chmod(0o755)
     python = (environment / "bin/python").resolve().name
     (layer / "bin/python").symlink_to(f"/opt/python/bin/{python}")
@@ -181,23 +195,14 @@ def _moved(environment: Path, to: str, script: str, base: str, folder: Path) -> 
 
 def add_airflow(machine: Machine) -> None:
     """A user airflow, and a Python that finds its library."""
-    machine.run(
-        "useradd",
-        "--uid",
-        str(UID),
-        "--create-home",
-        "--shell",
-        "/bin/false",
-        "airflow",
-    )
+    machine.sh(f"useradd --uid {UID} --create-home --shell /bin/false airflow")
     # An interpreter may look for its own library where it was before.
     machine.write("/etc/ld.so.conf.d/python.conf", "/opt/python/lib\n")
     machine.run("ldconfig")
 
 
-def set_up(machine: Machine) -> None:
-    """What the README says to do as root, and a user airflow."""
-    add_airflow(machine)
+def install_units(machine: Machine) -> None:
+    """Put the shipped units in place."""
     for unit in UNITS:
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
     machine.run("systemctl", "daemon-reload")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
+import botocore.compat
 import botocore.loaders
 import pytest
 
@@ -18,6 +21,11 @@ from tests.support.ecr_stand_in import EcrStandIn, environment
 REGISTRY = "111111111111"
 HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
 UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+TRY_AGAIN = "the next run tries again"
+NETWORK = "check the region, and this host's DNS, proxy and network"
+NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
+
+WriteScript = Callable[..., str]
 
 
 def token_for(target: Target) -> Token:
@@ -33,6 +41,27 @@ def token_for(target: Target) -> Token:
     )
 
 
+def catch(kind: type[Exception], call: Callable[..., object], *arguments: Any) -> str:
+    """What is told where the call fails, which it must."""
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def wait_for_end(*pids: int) -> None:
+    deadline = time.monotonic() + 10
+    while any(_is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a process outlives the run"
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], stdout=subprocess.PIPE, text=True
+    )
+    return listed.stdout.strip()[:1] not in ("", "Z")
+
+
 @pytest.fixture
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of this host's AWS, Airflow and home."""
@@ -42,21 +71,30 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder for what Airflow's Python puts into a temporary one."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _botocore_reads_once() -> Iterator[None]:
-    """Its models, for all sessions: else that takes most of a test's time."""
-    create_loader = functools.lru_cache(maxsize=None)(botocore.loaders.create_loader)
+    """Its models and handlers, for all sessions: else that takes most of a test's time."""
+    once = functools.lru_cache(maxsize=None)
     with pytest.MonkeyPatch.context() as patch:
+        create_loader = once(botocore.loaders.create_loader)
         patch.setattr("botocore.session.create_loader", create_loader)
+        accepts_kwargs = once(botocore.compat.accepts_kwargs)
+        patch.setattr("botocore.hooks.accepts_kwargs", accepts_kwargs, raising=False)
         yield
 
 
 @pytest.fixture
 def aws(
-    _botocore_reads_once: None,
-    ecr: EcrStandIn,
-    own_environment: None,
-    monkeypatch: pytest.MonkeyPatch,
+    ecr: EcrStandIn, own_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> EcrStandIn:
     """The stand-in, as the environment's own AWS."""
     for name, value in environment(ecr.url).items():
@@ -65,7 +103,7 @@ def aws(
 
 
 @pytest.fixture
-def write_script(tmp_path: Path) -> Callable[..., str]:
+def write_script(tmp_path: Path) -> WriteScript:
     """Puts a Python script in place, and returns its path."""
 
     def write(code: str, name: str = "airflow") -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, ContextManager, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow import Airflow
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed, UsageError
 from _ecr_airflow_sync.model import Connection, HeldConnection
+from _ecr_airflow_sync.running_airflow import RunningAirflow
 
-WriteScript = Callable[..., str]
+from .conftest import WriteScript, catch
+
+pytestmark = pytest.mark.usefixtures("own_environment", "temporary")
+
 ONE = Connection("one", "host", "AWS", "s3cret")
 TWO = Connection("two", "host", "AWS", "s3cret")
 LOG_IN = (
@@ -27,114 +30,102 @@ LOG_IN = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(
-    own_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+Start = Callable[..., ContextManager[RunningAirflow]]
+
+
+@pytest.fixture
+def start(write_script: WriteScript) -> Start:
+    """Starts a script, as that of some version."""
+
+    def start(
+        code: str, version: str = "2.11.2", name: str = "airflow"
+    ) -> ContextManager[RunningAirflow]:
+        script = write_script(code, name)
+        return Airflow(script, 30, version).start(import_now=False)
+
+    return start
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> str:
+    """As errors name it."""
+    return f"Airflow (AIRFLOW_HOME {tmp_path}/airflow"
 
 
 # --- what is meant ---
 
+LIMITS = "is not above 0 and below 1000000 seconds"
+MEANT: dict[str, tuple[dict[str, Any], str]] = {
+    "blank": ({"command": " "}, "airflow command '' is empty: name the airflow script"),
+    "quote": (
+        {"command": "'airflow"},
+        'airflow command "\'airflow": No closing quotation',
+    ),
+    "module": (
+        {"command": "/opt/bin/python -m airflow"},
+        "airflow command '/opt/bin/python -m airflow': give the script, "
+        "/opt/bin/airflow",
+    ),
+    "module alone": (
+        {"command": "-m airflow"},
+        "airflow command '-m airflow': give the script, airflow",
+    ),
+    "method": ({"method": "add"}, "method 'add' is none of auto, import, delete-add"),
+    "no time": ({"timeout": 0}, f"timeout 0 {LIMITS}"),
+    "two weeks": ({"timeout": 1e6}, f"timeout 1e+06 {LIMITS}"),
+    "no number": ({"timeout": float("nan")}, f"timeout nan {LIMITS}"),
+    "version": (
+        {"version": "latest"},
+        "Airflow version 'latest' is not of the form X.Y.Z",
+    ),
+}
 
-@pytest.mark.parametrize(
-    ("fields", "error"),
-    [
-        ({"command": " "}, "airflow command '' is empty: name the airflow script"),
-        (
-            {"command": "'airflow"},
-            'airflow command "\'airflow": No closing quotation',
-        ),
-        (
-            {"command": "/opt/bin/python -m airflow"},
-            "airflow command '/opt/bin/python -m airflow': give the script, "
-            "/opt/bin/airflow",
-        ),
-        (
-            {"command": "-m airflow"},
-            "airflow command '-m airflow': give the script, airflow",
-        ),
-        (
-            {"method": "add"},
-            "method 'add' is none of auto, import, delete-add",
-        ),
-        ({"timeout": 0}, "timeout 0 is not above 0 and below 1000000 seconds"),
-        ({"timeout": 1e6}, "timeout 1e+06 is not above 0 and below 1000000 seconds"),
-        (
-            {"timeout": float("nan")},
-            "timeout nan is not above 0 and below 1000000 seconds",
-        ),
-        (
-            {"version": "latest"},
-            "Airflow version 'latest' is not of the form X.Y.Z",
-        ),
-    ],
-    ids=[
-        "blank",
-        "quote",
-        "module",
-        "module alone",
-        "method",
-        "no time",
-        "two weeks",
-        "no number",
-        "version",
-    ],
-)
+
+@pytest.mark.parametrize(("fields", "error"), MEANT.values(), ids=MEANT)
 def test_what_cannot_be_meant(fields: dict[str, Any], error: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        Airflow(**fields)
-    assert str(caught.value) == error
+    assert catch(UsageError, lambda: Airflow(**fields)) == error
 
 
 # --- what is found ---
 
 
-def find(command: str, version: str = "") -> str:
-    """Why it cannot be started."""
-    airflow = Airflow(command, 30, version)
-    with pytest.raises(StepFailed) as caught, airflow.start(import_now=False):
-        pass
-    return str(caught.value)
-
-
-def test_what_was_found(
-    write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = write_script("")
+def test_what_was_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
     monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
-    with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
+    with start("") as running:
         found = running.found
         assert running.variables == {"AIRFLOW_CONN_X"}
-    assert (found.executable, found.version) == (script, "2.11.2")
-    assert (found.place, found.method) == ("AIRFLOW_HOME /srv/airflow", "import")
+    assert found.executable.endswith("/bin/airflow")
+    assert (found.version, found.method) == ("2.11.2", "import")
+    assert found.place == "AIRFLOW_HOME /srv/airflow"
 
 
-def test_a_script_that_is_not_airflows(write_script: WriteScript) -> None:
-    script = write_script("")
-    assert find(script) == (
-        f"{script} runs in a Python without the package apache-airflow: name another "
+def test_what_cannot_be_written_by(write_script: WriteScript, tmp_path: Path) -> None:
+    airflow, airflowctl = write_script(""), write_script("", "airflowctl")
+    starting = Airflow(airflow, 30).start(import_now=False)
+    assert catch(StepFailed, starting.__enter__) == (
+        f"{airflow} runs in a Python without the package apache-airflow: name another "
         "script with --airflow, or say --airflow-version"
     )
-
-
-def test_an_airflow_that_is_too_old(write_script: WriteScript) -> None:
-    script = write_script("")
-    assert find(script, "1.9.0") == (
-        f"Airflow 1.9.0 at {script} is older than 1.10: upgrade it"
+    starting = Airflow(airflowctl, 30, "0.1.0").start(import_now=False)
+    assert catch(StepFailed, starting.__enter__) == (
+        f"{airflowctl} has no login in AIRFLOW_HOME {tmp_path}/airflow: run there "
+        f"{LOG_IN}"
     )
 
 
-def test_an_airflowctl_without_a_login(
-    write_script: WriteScript, tmp_path: Path
+def test_a_python_that_cannot_tell(
+    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = write_script("", "airflowctl")
-    assert find(script, "0.1.0") == (
-        f"{script} has no login in AIRFLOW_HOME {tmp_path}/airflow: run there {LOG_IN}"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['urllib.parse'] = None"
     )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    airflow = Airflow(write_script(""), 30, "2.11.2")
+    told = catch(StepFailed, airflow.start(import_now=False).__enter__)
+    assert told.startswith("its Python cannot tell which Airflow it has: ")
+    assert told.endswith("import of urllib.parse halted; None in sys.modules")
+    assert "\n" not in told
 
 
 # --- what it holds ---
@@ -145,8 +136,8 @@ import json, sys
 if sys.argv[2] == "list":
     sys.exit()
 conn_id = sys.argv[3]
-fields = {"id": "7", "conn_type": "docker", "description": "mine", "host": "h", "port": 5000, "login": "me", "password": "s3cret",
-          "extra_dejson": {"a": 1}}
+fields = {"id": "7", "conn_type": "docker", "description": "mine", "host": "h",
+          "port": 5000, "login": "me", "password": "s3cret", "extra_dejson": {"a": 1}}
 if conn_id == "missing":
     sys.exit("Connection not found.")
 if conn_id == "silent":
@@ -168,12 +159,10 @@ print(json.dumps([fields]))
 """
 
 
-def test_connections_as_a_task_finds_them(
-    write_script: WriteScript, tmp_path: Path
-) -> None:
-    script = write_script(GET)
+def test_connections_as_a_task_finds_them(start: Start, where: str) -> None:
     asked = ["one", "empty", "missing", "fails", *STRANGE, "one"]
-    with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
+    with start(GET) as running:
+        running.open_database()
         held = running.read(asked)
         assert running.read([]) == {}
     assert list(held) == list(dict.fromkeys(asked))
@@ -188,46 +177,32 @@ def test_connections_as_a_task_finds_them(
     for conn_id in STRANGE:
         failure = held[conn_id]
         assert type(failure) is StepFailed
-        assert str(failure) == (
-            f"Airflow (AIRFLOW_HOME {tmp_path}/airflow): the answer to `connections "
-            "get` is not understood"
-        )
+        answer = "): the answer to `connections get` is not understood"
+        assert str(failure) == where + answer
 
 
-def test_a_database_that_cannot_be_asked(
-    write_script: WriteScript, tmp_path: Path
-) -> None:
+def test_a_database_that_cannot_be_asked(start: Start, where: str) -> None:
     """Then `get` says that the connection is not there, and only `list` why."""
-    script = write_script("""\
+    script = """\
 import sys
 if sys.argv[2] == "list":
     raise RuntimeError("no such table: connection")
 sys.exit("Connection not found.")
-""")
-    why = (
-        f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1): RuntimeError: no "
-        "such table: connection"
-    )
-    with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
+"""
+    why = f"{where}, exit status 1): RuntimeError: no such table: connection"
+    with start(script) as running:
         held = running.read(["one"])["one"]
-        with pytest.raises(StepFailed) as caught:
-            running.open_database()
+        assert catch(StepFailed, running.open_database) == why
     assert type(held) is StepFailed
-    assert str(held) == str(caught.value) == why
+    assert str(held) == why
 
 
-def test_a_database_that_can_be_opened(write_script: WriteScript) -> None:
-    with Airflow(write_script(GET), 30, "2.11.2").start(import_now=False) as running:
-        running.open_database()
-
-
-def test_an_airflow_that_shows_no_connections(write_script: WriteScript) -> None:
-    script = write_script(GET)
-    with Airflow(script, 30, "1.10.15").start(import_now=False) as running:
+def test_an_airflow_that_shows_no_connections(start: Start) -> None:
+    with start(GET, "1.10.15") as running:
         assert running.read([]) == {}
         assert running.look_up(["one"]) == {}
-        with pytest.raises(UsageError, match="does not show connections as tasks find"):
-            running.read(["one"])
+        told = catch(UsageError, running.read, ["one"])
+    assert told.startswith(f"{running.found.executable} (1.10.15) does not show ")
 
 
 # --- what is written ---
@@ -246,42 +221,31 @@ if __name__ == "__main__":
         else:
             print("Imported connection " + conn_id)
 """
+WRITTEN = {
+    "all is well": ("", None),
+    "skipped": ("SKIPPED", "0): Could not import connection one: ***"),
+    "fails, and stops the other": ("FAILING", "1): ValueError: cannot store one: ***"),
+    "collides once": ("COLLIDING", None),
+}
 
 
-@pytest.mark.parametrize(
-    ("variable", "conn_id", "errors"),
-    [
-        ("NOTHING", "", {}),
-        (
-            "SKIPPED",
-            "one",
-            {"one": "0): Could not import connection one: ***"},
-        ),
-        (
-            "FAILING",
-            "one",
-            {"one": "1): ValueError: cannot store one: ***"},
-        ),
-        ("COLLIDING", "one", {}),
-    ],
-    ids=["all is well", "skipped", "fails, and stops the other", "collides once"],
-)
+@pytest.mark.parametrize(("trouble", "error"), WRITTEN.values(), ids=WRITTEN)
 def test_several_are_written(
     write_script: WriteScript,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    variable: str,
-    conn_id: str,
-    errors: dict[str, str],
+    temporary: Path,
+    where: str,
+    trouble: str,
+    error: str | None,
 ) -> None:
-    script = write_script(IMPORT)
-    monkeypatch.setenv(variable, conn_id)
-    with Airflow(script, 30, "2.11.2").start(import_now=True) as running:
+    if trouble:
+        monkeypatch.setenv(trouble, "one")
+    airflow = Airflow(write_script(IMPORT), 30, "2.11.2")
+    with airflow.start(import_now=True) as running:
         assert running.write([]) == {}
         told = running.write([ONE, TWO])
-    where = f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status "
-    assert told == {key: where + error for key, error in errors.items()}
-    assert os.listdir(tmp_path / "tmp") == []
+    assert told == ({"one": f"{where}, exit status {error}"} if error else {})
+    assert list(temporary.iterdir()) == []
 
 
 DELETE_AND_ADD = """\
@@ -297,83 +261,95 @@ if __name__ == "__main__":
 """
 
 
-def test_each_is_written_by_itself_where_no_import_is(
-    write_script: WriteScript, tmp_path: Path
-) -> None:
-    script = write_script(DELETE_AND_ADD)
-    with Airflow(script, 30, "2.5.3").start(import_now=True) as running:
+def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) -> None:
+    with start(DELETE_AND_ADD, "2.5.3") as running:
         told = running.write([ONE, TWO])
     assert told == {
-        "two": f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 0): Found more "
-        "than one connection with `conn_id`=two; delete all of them in the UI, under "
-        "Admin, Connections"
+        "two": f"{where}, exit status 0): Found more than one connection with "
+        "`conn_id`=two; delete all of them in the UI, under Admin, Connections"
     }
+    assert running.found.remark == "not in one transaction"
 
 
 def test_an_airflow_that_cannot_be_imported(
-    write_script: WriteScript, tmp_path: Path
+    write_script: WriteScript, where: str
 ) -> None:
     """Every command ends so, and none of them is tried."""
-    script = write_script("raise ImportError('no flask')")
-    where = f"Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit status 1)"
-    with Airflow(script, 30, "2.11.2").start(import_now=True) as running:
+    airflow = Airflow(write_script("raise ImportError('no flask')"), 30, "2.11.2")
+    why = f"{where}, exit status 1): ImportError: no flask"
+    with airflow.start(import_now=True) as running:
         (held,) = running.read(["one"]).values()
-        assert str(held) == f"{where}: ImportError: no flask"
+        assert str(held) == why
         told = running.write([ONE, TWO])
-    assert told == dict.fromkeys(["one", "two"], f"{where}: ImportError: no flask")
+    assert told == dict.fromkeys(["one", "two"], why)
 
 
-def test_an_end_in_the_middle(write_script: WriteScript) -> None:
-    script = write_script(
-        "import os; print('cannot take s3cret', flush=True); os._exit(3)"
-    )
-    with Airflow(script, 30, "2.11.2").start(import_now=False) as running:
+def test_an_end_in_the_middle(start: Start) -> None:
+    end = r"import os; os.write(1, b'\xff cannot take s3cret\n'); os._exit(3)"
+    with start(end) as running:
         told = running.write([ONE, TWO])
-    assert told == dict.fromkeys(
-        ["one", "two"], f"{script}: cannot take *** (exit status 3)"
-    )
+    why = f"{running.found.executable}: \ufffd cannot take *** (exit status 3)"
+    assert told == dict.fromkeys(["one", "two"], why)
+
+
+def test_a_deadline_names_the_database(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be why. Once Airflow has started, the clock goes a thousand times fast."""
+    url = "mysql://me:s3cret@db.example.com/airflow"
+    monkeypatch.setenv("AIRFLOW__CORE__SQL_ALCHEMY_CONN", url)
+    now = time.monotonic
+    with start("import time; time.sleep(60)") as running:
+        monkeypatch.setattr(time, "monotonic", lambda: 1000 * now())
+        monkeypatch.setattr(interpreter, "LOOK_EVERY", 0.01)
+        told = running.write([ONE])
+    why = "killed after 30 s, while running connections import; see --timeout"
+    where = "the database is at db.example.com"
+    assert told == {"one": f"{running.found.executable}: {why}; {where}"}
 
 
 def test_what_airflow_printed_is_shown_to_whoever_wants_it(
-    write_script: WriteScript,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SKIPPED", "two")
     caplog.set_level(logging.DEBUG)
-    with Airflow(write_script(IMPORT), 30, "2.11.2").start(import_now=False) as running:
+    with start(IMPORT) as running:
         running.write([ONE, TWO])
     assert "Imported connection one" in caplog.text
     assert "Could not import connection two: ***" in caplog.text
     assert "s3cret" not in caplog.text
 
 
-@settings(max_examples=6, deadline=None)
+PRINT = """\
+import os, sys
+with open(sys.argv[0] + ".says") as file:
+    out, err, status = eval(file.read())
+os.write(1, out)
+os.write(2, err)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def printing(start: Start) -> Iterator[RunningAirflow]:
+    with start(PRINT) as running:
+        yield running
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
-    st.binary(max_size=300),
-    st.binary(max_size=300),
-    st.integers(-1, 300),
-    st.booleans(),
+    st.tuples(st.binary(max_size=300), st.binary(max_size=300), st.integers(-1, 300))
 )
 def test_whatever_airflow_prints(
-    out: bytes, err: bytes, code: int, crash: bool
+    printing: RunningAirflow, said: tuple[bytes, bytes, int]
 ) -> None:
-    """A script that prints anything, and ends as it likes."""
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "airflow")
-        end = "os._exit(9)" if crash else f"raise SystemExit({code})"
-        lines = [
-            f"#!{sys.executable}",
-            "import os, sys",
-            f"os.write(1, {out!r}); os.write(2, {err!r})",
-            end,
-        ]
-        script.write_text("\n".join(lines))
-        with Airflow(str(script), 60, "2.11.2").start(import_now=False) as running:
-            failures = running.write([ONE])
-            try:
-                assert isinstance(running.read(["x"])["x"], StepFailed)
-            except StepFailed:
-                assert crash
+    """And with whatever status it ends."""
+    Path(printing.found.executable + ".says").write_text(repr(said))
+    failures = printing.write([ONE])
+    assert isinstance(printing.read(["x"])["x"], StepFailed)
     assert failures["one"]
     assert "\n" not in failures["one"]

@@ -9,9 +9,9 @@ from botocore import exceptions as boto
 
 from _ecr_airflow_sync.aws_errors import explain_aws_error
 
+from .conftest import NETWORK, NOT_ECR, TRY_AGAIN
+
 US = "us-east-1"
-TRY_AGAIN = "the next run tries again"
-NETWORK = "check the region, and this host's DNS, proxy and network"
 RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)"
 POLICY = (
     "the role's trust policy (its external id?) and this identity's own must allow it"
@@ -19,7 +19,12 @@ POLICY = (
 LOOKED = (
     "boto3 looked at the environment, ~/.aws and instance metadata; HOME is /home/a"
 )
-NOT_ECR = "that is no answer of ECR's; check AWS_ENDPOINT_URL, and the proxy"
+SECRET_KEY = "check the secret key, and this host's clock"
+SPREAD = f"{TRY_AGAIN}; spread the hosts over the half hour"
+CHECK_CA = (
+    "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and this "
+    "host's clock"
+)
 LONG = "Ab1+_=-9" * 8
 
 
@@ -31,114 +36,72 @@ def answered(
     return boto.ClientError(response, operation)
 
 
-TOLD = {
+DENIED = "User: a is not authorized"
+TOLD: dict[str, tuple[Exception, str]] = {
     "denied": (
-        answered("AccessDeniedException", "User: a is not authorized."),
-        f"ECR in {US}: AccessDeniedException: User: a is not authorized; allow this "
-        "identity ecr:GetAuthorizationToken on resource *",
-    ),
-    "a role denied": (
-        answered("AccessDenied", "no", "AssumeRole"),
-        f"STS in {US}: AccessDenied: no; {POLICY}",
-    ),
-    "a key that STS does not know": (
-        answered("InvalidClientTokenId", "no", "AssumeRole"),
-        f"STS in {US}: InvalidClientTokenId: no; check the access key, and that it "
-        "belongs to this partition",
-    ),
-    "a clock that is late": (
-        answered("RequestExpired", "no"),
-        f"ECR in {US}: RequestExpired: no; check the secret key, and this host's clock",
+        answered("AccessDeniedException", f"{DENIED}."),
+        f"AccessDeniedException: {DENIED}; allow this identity "
+        "ecr:GetAuthorizationToken on resource *",
     ),
     "the signed request is not quoted": (
         answered("InvalidSignatureException", "does not match.\n\nThe Canonical ..."),
-        f"ECR in {US}: InvalidSignatureException: does not match; check the secret "
-        "key, and this host's clock",
+        f"InvalidSignatureException: does not match; {SECRET_KEY}",
     ),
     "a code without words": (
         answered("InternalFailure", None),
-        f"ECR in {US}: InternalFailure; {TRY_AGAIN}",
+        f"InternalFailure; {TRY_AGAIN}",
     ),
-    "an HTTP status": (
-        answered(503, "Service Unavailable"),
-        f"ECR in {US}: 503: Service Unavailable; {TRY_AGAIN}",
-    ),
+    "an HTTP status": (answered(503, "Unavailable"), f"503: Unavailable; {TRY_AGAIN}"),
     "a code that nobody knows, and a secret": (
         answered("Novel", f"cannot read {LONG}"),
-        f"ECR in {US}: Novel: cannot read ***",
-    ),
-    "nobody there": (
-        boto.EndpointConnectionError(endpoint_url="https://x/"),
-        f'ECR in {US}: Could not connect to the endpoint URL: "https://x/"; {NETWORK}',
-    ),
-    "nobody answers": (
-        boto.ConnectTimeoutError(endpoint_url="https://x/"),
-        f'ECR in {US}: Connect timeout on endpoint URL: "https://x/"; {NETWORK}',
-    ),
-    "nobody there any more": (
-        boto.ConnectionClosedError(endpoint_url="https://x/"),
-        f"ECR in {US}: Connection was closed before we received a valid response from "
-        f'endpoint URL: "https://x/"; {TRY_AGAIN}',
-    ),
-    "throttled": (
-        answered("ThrottlingException", "Rate exceeded"),
-        f"ECR in {US}: ThrottlingException: Rate exceeded; {TRY_AGAIN}; spread the "
-        "hosts over the half hour",
+        "Novel: cannot read ***",
     ),
     "no proxy": (
         boto.ProxyConnectionError(proxy_url="http://me:s3cret@proxy:3128"),
-        f"ECR in {US}: Failed to connect to proxy URL: "
-        f'"http://me:***@proxy:3128"; {NETWORK}',
+        f'Failed to connect to proxy URL: "http://me:***@proxy:3128"; {NETWORK}',
     ),
-    "a slow answer": (
-        boto.ReadTimeoutError(endpoint_url="https://x/"),
-        f'ECR in {US}: Read timeout on endpoint URL: "https://x/"; {TRY_AGAIN}',
-    ),
-    "no credentials": (
-        boto.NoCredentialsError(),
-        f"ECR in {US}: Unable to locate credentials; {LOOKED}",
-    ),
-    "no such profile": (
-        boto.ProfileNotFound(profile="a"),
-        f"ECR in {US}: The config profile (a) could not be found; {LOOKED}",
-    ),
-    "an SSO session that is over": (
-        boto.UnauthorizedSSOTokenError(),
-        f"ECR in {US}: The SSO session associated with this profile has expired or is "
-        "otherwise invalid. To refresh this SSO session run aws sso login with the "
-        f"corresponding profile; {RENEW}",
-    ),
-    "a program that gives no credentials": (
-        boto.CredentialRetrievalError(provider="custom-process", error_msg="exit 1"),
-        f"ECR in {US}: Error when retrieving credentials from custom-process: exit 1; "
-        f"{RENEW}",
-    ),
-    "a certificate": (
-        boto.SSLError(
-            endpoint_url="https://x/", error=OSError("certificate verify failed")
-        ),
-        f"ECR in {US}: SSL validation failed for https://x/ certificate verify failed; "
-        "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and "
-        "this host's clock",
-    ),
-    "an answer without a key": (
-        KeyError("Credentials"),
-        f"ECR in {US}: 'Credentials'; {NOT_ECR}",
-    ),
-    "an exception without words": (ValueError(), f"ECR in {US}: ValueError"),
-    "several lines": (
-        OSError("first:\nsecond\nthird"),
-        f"ECR in {US}: first: second",
-    ),
+    "an answer without a key": (KeyError("Credentials"), f"'Credentials'; {NOT_ECR}"),
+    "an exception without words": (ValueError(), "ValueError"),
+    "several lines": (OSError("first:\nsecond\nthird"), "first: second"),
 }
 
 
 @pytest.mark.parametrize(("error", "told"), TOLD.values(), ids=TOLD)
-def test_what_is_told(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
-) -> None:
+def test_what_is_told(error: Exception, told: str) -> None:
+    assert explain_aws_error(error, US) == f"ECR in {US}: {told}"
+
+
+ADVISED = {
+    answered("RequestExpired", "no"): SECRET_KEY,
+    answered("ThrottlingException", "no"): SPREAD,
+    boto.EndpointConnectionError(endpoint_url="x"): NETWORK,
+    boto.ConnectTimeoutError(endpoint_url="x"): NETWORK,
+    boto.ConnectionClosedError(endpoint_url="x"): TRY_AGAIN,
+    boto.ReadTimeoutError(endpoint_url="x"): TRY_AGAIN,
+    boto.NoCredentialsError(): LOOKED,
+    boto.ProfileNotFound(profile="a"): LOOKED,
+    boto.UnauthorizedSSOTokenError(): RENEW,
+    boto.CredentialRetrievalError(provider="a", error_msg="b"): RENEW,
+    boto.SSLError(endpoint_url="x", error=OSError("no")): CHECK_CA,
+}
+
+
+@pytest.mark.parametrize("error", ADVISED, ids=lambda error: type(error).__name__)
+def test_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setenv("HOME", "/home/a")
-    assert explain_aws_error(error, US) == told
+    said = str(error).rstrip(".") if isinstance(error, boto.BotoCoreError) else ": no"
+    assert explain_aws_error(error, US).endswith(f"{said}; {ADVISED[error]}")
+
+
+KEY = "check the access key, and that it belongs to this partition"
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [("AccessDenied", POLICY), ("InvalidClientTokenId", KEY)]
+)
+def test_who_gives_a_role_is_sts(code: str, advice: str) -> None:
+    told = explain_aws_error(answered(code, "no", "AssumeRole"), US)
+    assert told == f"STS in {US}: {code}: no; {advice}"
 
 
 def test_no_region_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,22 +114,20 @@ def test_no_region_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.endswith("; HOME is not set")
 
 
-@pytest.mark.parametrize(
-    ("region", "suggestion"),
-    [
-        ("us-east-1", ""),
-        ("cn-north-1", ""),
-        ("us-esat-1", "; did you mean us-east-1?"),
-        ("EU_WEST_1", "; did you mean eu-west-1?"),
-        ("us-gov-wset-1", "; did you mean us-gov-west-1?"),
-        ("moon", ""),
-    ],
-)
-def test_a_region_that_was_meant(
-    own_environment: None, region: str, suggestion: str
-) -> None:
+MEANT = {
+    "us-east-1": "",
+    "cn-north-1": "",
+    "us-esat-1": "; did you mean us-east-1?",
+    "EU_WEST_1": "; did you mean eu-west-1?",
+    "us-gov-wset-1": "; did you mean us-gov-west-1?",
+    "moon": "",
+}
+
+
+@pytest.mark.parametrize("region", MEANT)
+def test_a_region_that_was_meant(own_environment: None, region: str) -> None:
     error = boto.EndpointConnectionError(endpoint_url="x")
-    assert explain_aws_error(error, region).endswith(f"{NETWORK}{suggestion}")
+    assert explain_aws_error(error, region).endswith(f"{NETWORK}{MEANT[region]}")
 
 
 def test_no_suggestion_where_the_region_was_not_the_trouble() -> None:

@@ -6,7 +6,6 @@ import base64
 import errno
 import json
 import os
-import threading
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Iterator
@@ -20,13 +19,16 @@ from _ecr_airflow_sync.model import HeldConnection, Result, Target
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
+from .conftest import NETWORK, TRY_AGAIN, catch
+
 US = "us-east-1"
-HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-NETWORK = "check the region, and this host's DNS, proxy and network"
+ECR = f"{ACCOUNT}.dkr.ecr"
+HOST = f"{ECR}.us-east-1.amazonaws.com"
 REWRITE = (
     "run without --check to write it, or check --conn-id, --region, --registry and "
     "--host"
 )
+SYNC = "sync again, and see whether the timer runs"
 MINE = Target(region=US)
 NOBODY = "127.0.0.1:9"
 REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
@@ -51,13 +53,14 @@ def _no_proxy(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[RegistryStandIn]:
-    """One stand-in for all tests, for its certificates take a while."""
+    """One stand-in for all tests, for its certificates take a while.
+
+    Of the ECR beside it only the tokens are needed, which takes no server.
+    """
     ecr = EcrStandIn()
-    threading.Thread(target=ecr.serve_forever, daemon=True).start()
+    ecr.server_close()
     with RegistryStandIn(ecr) as server:
         yield server
-    ecr.shutdown()
-    ecr.server_close()
 
 
 @pytest.fixture
@@ -72,14 +75,12 @@ def registry(
     return servers
 
 
-@pytest.mark.parametrize("conn_id", ["e_{region}", "e_{registry}"])
-def test_a_check_must_know_the_ids(conn_id: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        validate_for_check([MINE, Target(conn_id)])
-    assert str(caught.value) == (
-        "--check never asks AWS: give the conn id's regions and registries"
-    )
+def test_a_check_must_know_the_ids() -> None:
     validate_for_check([MINE])
+    for unknown in (Target("e_{region}"), Target("e_{registry}")):
+        assert catch(UsageError, validate_for_check, [MINE, unknown]) == (
+            "--check never asks AWS: give the conn id's regions and registries"
+        )
 
 
 def test_what_airflow_could_not_give() -> None:
@@ -97,38 +98,36 @@ def test_what_airflow_could_not_give() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "source"),
+    ("variable", "source"),
     [
-        ([], "a secrets backend"),
-        (["AIRFLOW_CONN_OTHER"], "a secrets backend"),
-        (["AIRFLOW_CONN_DOCKER_DEFAULT"], "AIRFLOW_CONN_DOCKER_DEFAULT"),
+        ("AIRFLOW_CONN_DOCKER_DEFAULT", "AIRFLOW_CONN_DOCKER_DEFAULT"),
+        ("AIRFLOW_CONN_OTHER", "a secrets backend"),
     ],
-    ids=["backend", "another variable", "variable"],
 )
-def test_what_answers_in_the_databases_stead(variables: list[str], source: str) -> None:
-    held = HeldConnection("docker_default", False, HOST, "", "AWS", "x", {})
-    result = check_one(MINE, held, *variables)
+def test_what_answers_in_the_databases_stead(variable: str, source: str) -> None:
+    result = check_one(MINE, holding(in_database=False), variable)
     assert (result.status, result.host) == ("shadowed", HOST)
     assert result.error == (
         f"{source} answers instead of the database, so what is synced is never read"
     )
 
 
-@pytest.mark.parametrize(
-    ("target", "host"),
-    [
-        (MINE, HOST),
-        (Target(), HOST),
-        (Target(registry=ACCOUNT), f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn"),
-        (Target(), f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu"),
-        (Target(), f"{ACCOUNT}.dkr.ecr.us-iso-east-1.c2s.ic.gov"),
-        (Target(host="mirror.example.com"), "mirror.example.com"),
-        (Target(host="{registry}.dkr-ecr.{region}.on.aws"), f"{ACCOUNT}.dkr-ecr.x.on.aws"),
-        (Target(region=US, registry="public", host="public.ecr.aws"), "public.ecr.aws"),
-    ],
-    ids=["plain", "any region", "China", "Europe", "isolated", "own", "template",
-         "public"],
-)  # fmt: skip
+RIGHT = {
+    "plain": (MINE, HOST),
+    "any region": (Target(), HOST),
+    "China": (Target(registry=ACCOUNT), f"{ECR}.cn-north-1.amazonaws.com.cn"),
+    "Europe": (Target(), f"{ECR}.eusc-de-east-1.amazonaws.eu"),
+    "isolated": (Target(), f"{ECR}.us-iso-east-1.c2s.ic.gov"),
+    "own": (Target(host="mirror.example.com"), "mirror.example.com"),
+    "template": (
+        Target(host="{registry}.dkr-ecr.{region}.on.aws"),
+        f"{ACCOUNT}.dkr-ecr.x.on.aws",
+    ),
+    "public": (Target(registry="public", host="public.ecr.aws"), "public.ecr.aws"),
+}
+
+
+@pytest.mark.parametrize(("target", "host"), RIGHT.values(), ids=RIGHT)
 def test_the_right_host_is_asked(target: Target, host: str) -> None:
     """Nobody is there, and that is what is told."""
     result = check_one(target, holding(host))
@@ -136,23 +135,24 @@ def test_the_right_host_is_asked(target: Target, host: str) -> None:
     assert result.error == (f"{host} cannot be reached: {REFUSED}; {NETWORK}")
 
 
-@pytest.mark.parametrize(
-    ("target", "host", "told"),
-    [
-        (MINE, f"{ACCOUNT}.dkr.ecr.us-east-1xamazonaws.com",
-         f"the bare host of an ECR registry in {US}"),
-        (MINE, f"evil.example/{HOST}", f"the bare host of an ECR registry in {US}"),
-        (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", f"the bare host of an ECR registry in {US}"),
-        (Target(registry=ACCOUNT), f"{'1' * 12}.dkr.ecr.x.amazonaws.com",
-         f"the bare host of registry {ACCOUNT}"),
-        (Target(host="a.b"), "axb", "a.b"),
-        (Target(host="a.b"), "a.b.evil.example", "a.b"),
-        (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
-        (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
-    ],
-    ids=["no dot", "path", "two labels", "another registry", "letter for a dot",
-         "longer", "two for one", "not public"],
-)  # fmt: skip
+OF_ECR = f"the bare host of an ECR registry in {US}"
+WRONG = {
+    "no dot": (MINE, f"{ECR}.us-east-1xamazonaws.com", OF_ECR),
+    "path": (MINE, f"evil.example/{HOST}", OF_ECR),
+    "two labels": (MINE, f"a.b.dkr.ecr.{US}.amazonaws.com", OF_ECR),
+    "another registry": (
+        Target(registry=ACCOUNT),
+        f"{'1' * 12}.dkr.ecr.x.amazonaws.com",
+        f"the bare host of registry {ACCOUNT}",
+    ),
+    "letter for a dot": (Target(host="a.b"), "axb", "a.b"),
+    "longer": (Target(host="a.b"), "a.b.evil.example", "a.b"),
+    "two for one": (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
+    "not public": (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
+}
+
+
+@pytest.mark.parametrize(("target", "host", "told"), WRONG.values(), ids=WRONG)
 def test_the_wrong_host_is_not_asked(target: Target, host: str, told: str) -> None:
     result = check_one(target, holding(host))
     assert (result.status, result.host) == ("wrong host", host)
@@ -160,10 +160,10 @@ def test_the_wrong_host_is_not_asked(target: Target, host: str, told: str) -> No
 
 
 def test_a_port_makes_it_another_host() -> None:
-    result = check_one(Target(host="a.b"), holding("a.b", port=8443))
-    assert result.error == f"its host is a.b:8443, and not a.b; {REWRITE}"
-    result = check_one(Target(host="a.b"), holding("", port=8443))
-    assert result.error == f"its host is empty:8443, and not a.b; {REWRITE}"
+    for host in ("a.b", ""):
+        result = check_one(Target(host="a.b"), holding(host, port=8443))
+        shown = host or "empty"
+        assert result.error == f"its host is {shown}:8443, and not a.b; {REWRITE}"
 
 
 def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +174,9 @@ def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     assert "s3cret" not in result.error
 
 
-def issue(registry: RegistryStandIn) -> str:
-    registry.ecr.authorization_data(US, (), ACCOUNT)
-    return registry.ecr.tokens[US, ACCOUNT][-1]
-
-
 def test_a_good_token(registry: RegistryStandIn) -> None:
-    token = issue(registry)
+    registry.ecr.authorization_data(US, (), ACCOUNT)
+    token = registry.ecr.tokens[US, ACCOUNT][-1]
     until = int(registry.ecr.issued[token].expires_at)
     assert check_one(MINE, holding(password=token)) == Result(
         conn_id="docker_default",
@@ -192,6 +188,17 @@ def test_a_good_token(registry: RegistryStandIn) -> None:
     assert registry.told() == {HOST}
 
 
+def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
+    registry.ecr.public_data(ACCOUNT)
+    token = registry.ecr.tokens[US, "public"][-1]
+    public = Target(registry="public", host="public.ecr.aws")
+    result = check_one(public, holding("public.ecr.aws", password=token))
+    assert (result.status, result.error) == ("fine", None)
+    assert [request.path for request in registry.requests] == [
+        "/token/?service=public.ecr.aws"
+    ]
+
+
 def test_a_password_that_is_no_token_has_no_known_end(
     registry: RegistryStandIn,
 ) -> None:
@@ -200,10 +207,7 @@ def test_a_password_that_is_no_token_has_no_known_end(
     for password in ("", "M\u00fcller", "a:b", *encoded):
         result = check_one(MINE, holding(password=password))
         assert (result.status, result.expires_at) == ("refused", None)
-        assert result.error == (
-            f"{HOST} answered 400 Bad Request; sync again, and see whether the timer "
-            "runs"
-        )
+        assert result.error == f"{HOST} answered 400 Bad Request; {SYNC}"
 
 
 def test_a_refused_token_tells_its_end(registry: RegistryStandIn) -> None:
@@ -211,22 +215,43 @@ def test_a_refused_token_tells_its_end(registry: RegistryStandIn) -> None:
     result = check_one(MINE, holding(password=password))
     assert result.expires_at == datetime.fromtimestamp(1_000_000_000, timezone.utc)
     assert result.error == (
-        f"{HOST} answered 400 Bad Request; its token is valid until "
-        "2001-09-09 01:46 UTC; sync again, and see whether the timer runs"
+        f"{HOST} answered 400 Bad Request; its token is valid until 2001-09-09 01:46 "
+        f"UTC; {SYNC}"
     )
 
 
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [(500, "500 Internal Server Error"), (429, "429 Too Many Requests")],
-)
-def test_a_registry_with_trouble_of_its_own(
-    registry: RegistryStandIn, status: int, told: str
-) -> None:
-    registry.troubles[HOST] = Trouble(status=status)
+ANSWERS = {
+    301: ("unreachable", "301 Moved Permanently", TRY_AGAIN),
+    401: ("refused", "401 Unauthorized", SYNC),
+    403: ("refused", "403 Forbidden", SYNC),
+    429: ("unreachable", "429 Too Many Requests", TRY_AGAIN),
+    500: ("unreachable", "500 Internal Server Error", TRY_AGAIN),
+}
+
+
+@pytest.mark.parametrize("status", ANSWERS)
+def test_a_registry_that_says_no(registry: RegistryStandIn, status: int) -> None:
+    registry.troubles[HOST] = Trouble(status=status, location="https://evil.example/")
+    result = check_one(MINE, holding())
+    told, reason, advice = ANSWERS[status]
+    assert (result.status, result.error) == (
+        told,
+        f"{HOST} answered {reason}; {advice}",
+    )
+    assert registry.told() == {HOST}
+
+
+def test_a_registry_that_nobody_vouches_for(registry: RegistryStandIn) -> None:
+    registry.troubles[HOST] = Trouble(wrong_name=True)
     result = check_one(MINE, holding())
     assert result.status == "unreachable"
-    assert result.error == f"{HOST} answered {told}; the next run tries again"
+    assert result.error
+    assert "CERTIFICATE_VERIFY_FAILED" in result.error
+    assert result.error.endswith(
+        "; check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and "
+        "this host's clock"
+    )
+    assert registry.told() == set()
 
 
 def test_what_others_are_found_to_be_does_not_wait(

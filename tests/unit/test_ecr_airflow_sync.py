@@ -17,7 +17,9 @@ import pytest
 import ecr_airflow_sync
 from ecr_airflow_sync import Airflow, Result, SyncError, Target, UsageError
 from tests.support.command import Command, FakeAirflow
-from tests.support.ecr_stand_in import BUILDER, Call, EcrStandIn, Fault
+from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
+
+from .conftest import catch
 
 A, B = "111111111111", "222222222222"
 ONE = Target("one", "us-east-1", A)
@@ -59,8 +61,10 @@ def test_tokens_are_written(airflow: FakeAirflow, aws: EcrStandIn) -> None:
     for target, registry in ((ONE, A), (TWO, B)):
         fields = stored[target.conn_id]
         assert fields["host"] == f"{registry}.dkr.ecr.us-east-1.amazonaws.com"
-        assert [fields["password"]] == aws.tokens["us-east-1", registry]
-        assert fields["password"] not in repr(results)
+        is_stored = [fields["password"]] == aws.tokens["us-east-1", registry]
+        assert is_stored
+        is_shown = fields["password"] in repr(results)
+        assert not is_shown
     assert len(aws.calls) == 1
 
 
@@ -76,17 +80,11 @@ def test_what_is_fresh_is_left_alone(airflow: FakeAirflow, aws: EcrStandIn) -> N
     assert len(aws.calls) == 2
 
 
-def test_a_dry_run_changes_nothing(airflow: FakeAirflow, tmp_path: Path) -> None:
-    (result,) = ecr_airflow_sync.sync([ONE], there(airflow), dry_run=True)
-    assert (result.status, result.last_success) == ("planned", None)
-    assert airflow.connections() == {}
-    assert list(tmp_path.rglob("written.json")) == []
-
-
-def test_a_dry_run_tells_what_is_there(airflow: FakeAirflow) -> None:
-    airflow.store.write_text(
-        json.dumps({"one": {"conn_type": "docker"}, "two": {"conn_type": "http"}})
-    )
+def test_a_dry_run_tells_what_is_there_and_changes_nothing(
+    airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {"one": {"conn_type": "docker"}, "two": {"conn_type": "http"}}
+    airflow.store.write_text(json.dumps(stored))
     three = [ONE, TWO, replace(ONE, conn_id="three")]
     with pytest.raises(SyncError, match=r"^two: there is a connection of") as caught:
         ecr_airflow_sync.sync(three, there(airflow), dry_run=True)
@@ -96,8 +94,13 @@ def test_a_dry_run_tells_what_is_there(airflow: FakeAirflow) -> None:
         ("failed", ""),
         ("planned", "new"),
     ]
-    results = ecr_airflow_sync.sync([TWO], there(airflow), dry_run=True, replace=True)
-    assert results[0].remark == "replaces the one there"
+    (two,) = ecr_airflow_sync.sync([TWO], there(airflow), dry_run=True, replace=True)
+    assert (two.remark, two.last_success) == ("replaces the one there", None)
+    assert airflow.connections() == stored
+    assert list(tmp_path.rglob("written.json")) == []
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "say nothing")
+    with pytest.raises(SyncError, match="`connections get` is not understood"):
+        ecr_airflow_sync.sync([ONE], there(airflow), dry_run=True)
 
 
 def test_somebody_elses_connection_is_replaced_only_if_asked(
@@ -118,29 +121,25 @@ def test_somebody_elses_connection_is_replaced_only_if_asked(
     [
         ("rolled back", "RuntimeError: server closed the connection unexpectedly"),
         ("commit fails", "IntegrityError: the server closed the connection"),
+        ("no shared session", ""),
+        ("", ""),
     ],
 )
-def test_a_transaction_that_fails_leaves_what_was_there(
+def test_two_commands_are_one_transaction_where_that_can_be(
     airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, trouble: str, error: str
 ) -> None:
+    """One that fails leaves what was there."""
     there_before = {"one": {"conn_type": "docker"}}
     airflow.store.write_text(json.dumps(there_before))
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", trouble)
-    with pytest.raises(SyncError, match=error):
-        ecr_airflow_sync.sync(
-            [ONE], Airflow(str(airflow.script), timeout=30, method="delete-add")
-        )
-    assert airflow.connections() == there_before
-
-
-def test_where_no_transaction_can_be_it_is_written_all_the_same(
-    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "no shared session")
-    with_two_commands = Airflow(str(airflow.script), timeout=30, method="delete-add")
-    results = ecr_airflow_sync.sync([ONE], with_two_commands)
-    assert statuses(results) == ["written"]
-    assert list(airflow.connections()) == ["one"]
+    with_two_commands = replace(there(airflow), method="delete-add")
+    if error:
+        with pytest.raises(SyncError, match=error):
+            ecr_airflow_sync.sync([ONE], with_two_commands)
+        assert airflow.connections() == there_before
+    else:
+        ecr_airflow_sync.sync([ONE], with_two_commands)
+        assert airflow.connections()["one"]["conn_login"] == "AWS"
 
 
 def test_a_failure_has_all_results_and_what_is_still_held(
@@ -179,9 +178,8 @@ def test_a_connection_that_airflow_refuses(
     airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "skip two")
-    with pytest.raises(
-        SyncError, match=r"^two: Airflow \(.*Could not import"
-    ) as caught:
+    refused = pytest.raises(SyncError, match=r"^two: Airflow \(.*Could not import")
+    with refused as caught:
         ecr_airflow_sync.sync([ONE, TWO], there(airflow))
     written, failed = caught.value.results
     assert (written.status, failed.status) == ("written", "failed")
@@ -198,6 +196,38 @@ def test_credentials_from_an_airflow_connection(
     ecr_airflow_sync.sync([theirs, TWO], there(airflow))
     callers = {call.registries: call.account for call in aws.calls}
     assert callers == {(A,): BUILDER.account, (B,): "123456789012"}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_two_that_come_to_one_id_are_not_written(
+    airflow: FakeAirflow, dry_run: bool
+) -> None:
+    own, named = Target("e_{registry}", "us-east-1"), f"e_{ACCOUNT}"
+    two = [own, Target(named, "us-east-1", ACCOUNT), ONE]
+    with pytest.raises(SyncError, match=f"^{named}, {named}: another conn") as caught:
+        ecr_airflow_sync.sync(two, there(airflow), dry_run=dry_run)
+    last = "planned" if dry_run else "written"
+    assert statuses(caught.value.results) == ["failed", "failed", last]
+    assert list(airflow.connections()) == ([] if dry_run else ["one"])
+
+
+def test_an_id_that_is_in_use_in_the_same_run(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a connection that is fresh, and by one that has AWS credentials."""
+    named = Target(f"e_{ACCOUNT}", "us-east-1", ACCOUNT)
+    own = Target("e_{registry}", "us-east-1")
+    ecr_airflow_sync.sync([named], there(airflow))
+    with pytest.raises(SyncError) as caught:
+        ecr_airflow_sync.sync([named, own], there(airflow), renew_before=60)
+    assert statuses(caught.value.results) == ["fresh", "failed"]
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    keys = Target("{region}", aws_conn_id="us-east-1")
+    stored = airflow.connections()
+    airflow.store.write_text(json.dumps({**stored, "us-east-1": {"login": ""}}))
+    with pytest.raises(SyncError, match="another connection of this run has that id"):
+        ecr_airflow_sync.sync([keys], there(airflow))
+    assert airflow.connections()["us-east-1"] == {"login": ""}
 
 
 def test_a_check_writes_nothing(airflow: FakeAirflow, aws: EcrStandIn) -> None:
@@ -229,26 +259,28 @@ def test_what_to_look_at_is_told(
 
 
 def test_after_ctrl_c_nobody_trusts_what_was_there(
-    airflow: FakeAirflow, aws: EcrStandIn, write_script: Callable[..., str]
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ecr_airflow_sync.sync([ONE], there(airflow))
-    script = airflow.script.read_text()
-    airflow.script.write_text(
-        script.replace(
-            "    trouble()\n", "    os.kill(os.getppid(), 2); time.sleep(60)\n"
-        )
-    )
+
+    def interrupt() -> None:
+        hanging = Path(f"{airflow.store}.pids")
+        while not hanging.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "hang")
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         ecr_airflow_sync.sync([ONE], there(airflow))
-    airflow.script.write_text(script)
+    monkeypatch.delenv("FAKE_AIRFLOW_TROUBLE")
     again = ecr_airflow_sync.sync([ONE], there(airflow), renew_before=60)
     assert statuses(again) == ["written"]
 
 
 def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
     for targets in ([Target(registry="12")], [ONE, replace(TWO, conn_id="one")]):
-        with pytest.raises(UsageError):
-            ecr_airflow_sync.sync(targets, there(airflow))
+        catch(UsageError, ecr_airflow_sync.sync, targets, there(airflow))
     assert aws.calls == []
 
 
@@ -256,22 +288,15 @@ def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
 
 
 @pytest.fixture
-def _as_before() -> Iterator[None]:
-    """What main() sets for a process of its own is set back."""
+def run(
+    airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command: its status, and what it prints on stdout and stderr.
+
+    What main() sets for a process of its own is set back.
+    """
     terminate = signal.getsignal(signal.SIGTERM)
     handlers, level, mask = list(log.handlers), log.level, os.umask(0o022)
-    yield
-    signal.signal(signal.SIGTERM, terminate)
-    log.handlers[:] = handlers
-    log.setLevel(level)
-    os.umask(mask)
-
-
-@pytest.fixture
-def run(
-    _as_before: None, airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command: its status, and what it prints on stdout and stderr."""
 
     def run(*options: str) -> tuple[int, str, str]:
         arguments = ["--airflow", str(airflow.script), *options]
@@ -281,7 +306,11 @@ def run(
         assert isinstance(caught.value.code, int)
         return caught.value.code, printed.out, printed.err
 
-    return run
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+    log.handlers[:] = handlers
+    log.setLevel(level)
+    os.umask(mask)
 
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -331,34 +360,20 @@ def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_targets_of_a_file(run: Run, airflow: FakeAirflow, tmp_path: Path) -> None:
+def test_targets_of_a_file(
+    run: Run, airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "sync.ini"
     config.write_text(f"[one]\nregistry = {A}\n")
     config.chmod(0o600)
-    assert run("--config", str(config), "--host", "mirror", "-r", "x")[0] == 2
     assert run("--config", str(config), "--host", "mirror")[0] == 1  # no region
     config.write_text(f"[one]\nregistry = {A}\nregion = us-east-1\n")
     assert run("--config", str(config), "--host", "mirror")[0] == 0
     assert airflow.connections()["one"]["host"] == "mirror"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("6h", 21600), ("90m", 5400), ("1h30m", 5400), ("1h1m1s", 3661), ("45s", 45)],
-)
-def test_durations(text: str, seconds: int) -> None:
-    context = ecr_airflow_sync.main.make_context("x", ["--renew-before", text])
-    assert context.params["renew_before"] == seconds
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six", "30m1h", "1h1h", "6h\n"],
-)
-def test_what_is_no_duration(run: Run, text: str) -> None:
-    status, _, err = run("--renew-before", text)
-    assert status == 2
-    assert err.endswith(f"{text!r} is not a duration such as 6h, 90m or 1h30m\n")
+    monkeypatch.setenv("ECR_AIRFLOW_SYNC_REGION", "us-east-1")
+    status, _, err = run("--config", str(config), "--conn-id", "x")
+    beside = "ECR_AIRFLOW_SYNC_REGION and --conn-id cannot be used with --config: "
+    assert (status, beside in err) == (2, True)
 
 
 def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

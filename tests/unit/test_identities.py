@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import NoCredentialsError, NoRegionError
 
 from _ecr_airflow_sync.errors import StepFailed
-from _ecr_airflow_sync.identities import create_client
+from _ecr_airflow_sync.identities import create_client, find_credential_process
 from _ecr_airflow_sync.model import HeldConnection, Target
 from tests.support.ecr_stand_in import (
     BUILDER,
@@ -21,8 +22,11 @@ from tests.support.ecr_stand_in import (
     Role,
 )
 
+from .conftest import catch
+
 PULLER = "arn:aws:iam::555555555555:role/puller"
 OTHER = "arn:aws:iam::666666666666:role/other"
+THEIRS = "arn:aws:iam::777777777777:role/theirs"
 HERE = Target(region="us-east-1")
 
 
@@ -32,6 +36,7 @@ def _roles(aws: EcrStandIn) -> None:
         "555555555555", "night-42", (WORKER.account, BUILDER.account)
     )
     aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
+    aws.roles[THEIRS] = Role("777777777777", None, (PARTNER.account,))
 
 
 def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
@@ -46,36 +51,26 @@ PARTNERS = {
 }
 
 
+ROLE = Target(region="us-east-1", role_arn=OTHER)
+PROFILE = Target(region="us-east-1", profile="partner")
+IDENTITIES = {
+    "environment": (HERE, None, WORKER.account),
+    "empty connection": (HERE, holding(), WORKER.account),
+    "login": (HERE, holding(**BUILDERS), BUILDER.account),
+    "extra": (HERE, holding(**PARTNERS), PARTNER.account),
+    "login before extra": (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
+    "profile": (PROFILE, None, PARTNER.account),
+    "profile of the extra": (HERE, holding(profile_name="partner"), PARTNER.account),
+    "role": (ROLE, None, "666666666666"),
+    "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
+    "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
+    "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
+    "role in a profile": (replace(PROFILE, profile="role"), None, "666666666666"),
+}
+
+
 @pytest.mark.parametrize(
-    ("target", "held", "account"),
-    [
-        (HERE, None, WORKER.account),
-        (HERE, holding(), WORKER.account),
-        (HERE, holding(**BUILDERS), BUILDER.account),
-        (HERE, holding(**PARTNERS), PARTNER.account),
-        (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
-        (Target(region="us-east-1", profile="partner"), None, PARTNER.account),
-        (HERE, holding(profile_name="partner"), PARTNER.account),
-        (Target(region="us-east-1", role_arn=OTHER), None, "666666666666"),
-        (HERE, holding(role_arn=OTHER), "666666666666"),
-        (
-            Target(region="us-east-1", role_arn=OTHER),
-            holding(role_arn=PULLER),
-            "666666666666",
-        ),
-    ],
-    ids=[
-        "environment",
-        "empty connection",
-        "login",
-        "extra",
-        "login before extra",
-        "profile",
-        "profile of the extra",
-        "role",
-        "role of the extra",
-        "role before that of the extra",
-    ],
+    ("target", "held", "account"), IDENTITIES.values(), ids=IDENTITIES
 )
 def test_who_asks(
     aws: EcrStandIn,
@@ -89,21 +84,23 @@ def test_who_asks(
     config.write_text(
         f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
         f"aws_secret_access_key = {PARTNER.secret_key}\n"
+        f"[profile role]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     create_client(target, held, "ecr").get_authorization_token()
     assert aws.calls == [Call("us-east-1", (), account)]
 
 
+REGIONS: dict[str, tuple[str, dict[str, str], str, str]] = {
+    "the target's": ("eu-west-1", {"region_name": "x"}, "eu-west-3", "eu-west-1"),
+    "the extra's": ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
+    "AWS_REGION": ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
+    "boto3's own": ("", {}, "", "eu-west-4"),
+}
+
+
 @pytest.mark.parametrize(
-    ("region", "extra", "variable", "found"),
-    [
-        ("eu-west-1", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-1"),
-        ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
-        ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
-        ("", {}, "", "eu-west-4"),
-    ],
-    ids=["the target's", "the connection's", "AWS_REGION", "boto3's own"],
+    ("region", "extra", "variable", "found"), REGIONS.values(), ids=REGIONS
 )
 def test_the_region(
     monkeypatch: pytest.MonkeyPatch,
@@ -124,74 +121,94 @@ def test_a_role_without_a_region(aws: EcrStandIn) -> None:
     assert aws.assumed == []
 
 
-@pytest.mark.parametrize(
-    ("external_id", "extra", "asked"),
-    [
-        ("night-42", {}, Assumption(PULLER, "ecr-airflow-sync", "night-42")),
-        (
-            "night-42",
-            {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
-            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
-        ),
-        (
-            None,
-            {"external_id": "night-42", "assume_role_kwargs": None},
-            Assumption(PULLER, "ecr-airflow-sync", "night-42"),
-        ),
-        (
-            None,
-            {
-                "assume_role_method": "assume_role",
-                "assume_role_kwargs": {
-                    "ExternalId": "night-42",
-                    "RoleSessionName": "airflow",
-                    "DurationSeconds": "900",
-                },
+NIGHT = Assumption(PULLER, "ecr-airflow-sync", "night-42")
+ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
+    "option": ("night-42", {}, NIGHT),
+    "option before extra": (
+        "night-42",
+        {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
+        NIGHT,
+    ),
+    "extra": (None, {"external_id": "night-42", "assume_role_kwargs": None}, NIGHT),
+    "what Airflow passes on": (
+        None,
+        {
+            "assume_role_method": "assume_role",
+            "assume_role_kwargs": {
+                "ExternalId": "night-42",
+                "RoleSessionName": "airflow",
+                "DurationSeconds": "900",
             },
-            Assumption(PULLER, "airflow", "night-42", 900),
-        ),
-    ],
-    ids=["option", "option before extra", "extra", "what Airflow passes on"],
+        },
+        Assumption(PULLER, "airflow", "night-42", 900),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("external_id", "extra", "asked"), ASSUMED.values(), ids=ASSUMED
 )
 def test_how_a_role_is_assumed(
-    aws: EcrStandIn,
-    external_id: str | None,
-    extra: dict[str, Any],
-    asked: Assumption,
+    aws: EcrStandIn, external_id: str | None, extra: dict[str, Any], asked: Assumption
 ) -> None:
     target = Target(region="eu-west-1", role_arn=PULLER, external_id=external_id)
-    client = create_client(target, holding(**extra), "ecr")
-    client.get_authorization_token()
+    create_client(target, holding(**extra), "ecr").get_authorization_token()
     assert aws.assumed == [asked]
     assert aws.calls == [Call("eu-west-1", (), "555555555555")]
 
 
-def test_a_duration_that_is_no_number(aws: EcrStandIn) -> None:
-    held = holding(role_arn=OTHER, assume_role_kwargs={"DurationSeconds": "an hour"})
-    with pytest.raises(ValueError, match="'an hour'"):
-        create_client(HERE, held, "ecr")
-    assert aws.assumed == []
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"assume_role_method": "assume_role_with_web_identity"},
-        {"assume_role_kwargs": "ExternalId=night-42"},
-        {"session_kwargs": {}},
-        {"aws_iam_role": "puller"},
-    ],
-    ids=lambda extra: next(iter(extra)),
+OTHER_KIND = "its extra has a role or session of another kind; use keys"
+NO_OBJECT = 'its extra is no JSON object; give one, such as {"region_name": "us-east-1"}, or none'
+NO_DURATION = (
+    "DurationSeconds in its extra is no number of seconds; give one, such as 3600"
 )
-def test_a_session_of_another_kind(aws: EcrStandIn, extra: dict[str, Any]) -> None:
-    target = Target(region="us-east-1", aws_conn_id="aws_default")
-    with pytest.raises(StepFailed) as caught:
-        create_client(target, holding(**BUILDERS, **extra), "ecr")
-    assert str(caught.value) == (
-        "aws_conn_id aws_default: its extra has a role or session of another kind; "
-        "use keys"
-    )
+REFUSED: list[tuple[Any, str]] = [
+    ({"assume_role_method": "assume_role_with_web_identity"}, OTHER_KIND),
+    ({"assume_role_kwargs": "ExternalId=night-42"}, OTHER_KIND),
+    ({"session_kwargs": {}}, OTHER_KIND),
+    ({"aws_iam_role": "puller"}, OTHER_KIND),
+    (["region_name"], NO_OBJECT),
+    ("region_name=us-east-1", NO_OBJECT),
+    *(
+        ({"assume_role_kwargs": {"DurationSeconds": seconds}}, NO_DURATION)
+        for seconds in ("an hour", None, float("inf"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "why"), REFUSED, ids=str)
+def test_an_extra_that_is_refused(aws: EcrStandIn, extra: Any, why: str) -> None:
+    target = Target(region="us-east-1", aws_conn_id="aws_default", role_arn=OTHER)
+    held = replace(holding(**BUILDERS), extra=extra)
+    told = catch(StepFailed, create_client, target, held, "ecr")
+    assert told == f"aws_conn_id aws_default: {why}"
     assert (aws.calls, aws.assumed) == ([], [])
+
+
+def test_nobody_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    client = create_client(HERE, None, "ecr")
+    with pytest.raises(NoCredentialsError):
+        client.get_authorization_token()
+
+
+def test_whose_program_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the profile, or of one that it rests on."""
+    config = tmp_path / "config"
+    config.write_text(
+        "[default]\ncredential_process = a\n[profile b]\ncredential_process = b\n"
+        "[profile c]\nsource_profile = b\n[profile d]\nsource_profile = e\n"
+        "[profile e]\nsource_profile = d\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    assert find_credential_process(HERE, None) == "default"
+    assert find_credential_process(HERE, holding(**BUILDERS)) == ""
+    for profile, name in {"b": "b", "c": "b", "d": ""}.items():
+        target = Target(profile=profile)
+        assert find_credential_process(target, None) == name
 
 
 def test_the_endpoint_is_for_ecr_alone(
@@ -204,9 +221,22 @@ def test_the_endpoint_is_for_ecr_alone(
     assert (len(aws.assumed), len(aws.calls)) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("LANG", "https://api.ecr.us-east-1.amazonaws.com"),
+        ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
+    ],
+)
+def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
+    monkeypatch.setenv(variable, "true")
+    assert create_client(HERE, None, "ecr").meta.endpoint_url == url
+
+
 def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:
-    client = create_client(HERE, None, "ecr-public")
-    client.get_authorization_token()
+    create_client(HERE, None, "ecr-public").get_authorization_token()
     assert aws.calls == [Call("us-east-1", (), WORKER.account, public=True)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, Iterator
 import pytest
 
 from _ecr_airflow_sync.airflow_syntax import Command, Outcome
-from _ecr_airflow_sync.errors import StepFailed
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
-PROGRAM = "describe_airflow.py"
+from .conftest import WriteScript
+
 SCRIPT = """
-import os, sys
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside our threads
 print("hello", *sys.argv[1:])
 if "fail" in sys.argv:
     raise ValueError("as asked")
@@ -25,16 +25,23 @@ if "exit" in sys.argv:
     raise SystemExit("as told")
 if "three" in sys.argv:
     sys.exit(3)
-if "read" in sys.argv:
-    print(open(sys.argv[-1]).read())
-if "stdin" in sys.argv:
-    print([sys.stdin.read()])
-if "hang" in sys.argv:
-    import time; time.sleep(60)
-if "replace" in sys.argv:
-    sys.stdout = sys.stderr = open(os.devnull, "w")
 if "none" in sys.argv:
     sys.exit()
+if "read" in sys.argv:
+    print(open(sys.argv[-1]).read())
+if "modes" in sys.argv:
+    import stat
+    pipe = sys.argv[-1]
+    for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
+        print(stat.filemode(os.stat(path).st_mode))
+if "at exit" in sys.argv:
+    import atexit, gc
+    atexit.register(lambda: open(sys.argv[-1], "w").close())
+    print(gc.isenabled())
+if "stdin" in sys.argv:
+    print([sys.stdin.read()])
+if "replace" in sys.argv:
+    sys.stdout = sys.stderr = open(os.devnull, "w")
 if "fork" in sys.argv and os.fork() == 0:
     sys.exit(0)
 if "terminate" in sys.argv:
@@ -54,23 +61,91 @@ if "commit" in sys.argv:
     from airflow import settings
     settings.Session().commit()
     settings.Session().close()
+if "share" in sys.argv:
+    from airflow import settings
+    settings.shared = "nothing" not in sys.argv
+if "dialect" in sys.argv:
+    from airflow import models, settings
+    settings.dialect = sys.argv[-1]
+    models.conn_id.unique = False
+if "mask" in sys.argv:
+    from airflow.utils.log.secrets_masker import masker
+    print(sorted(masker.patterns))
+    masker.patterns.add("a token")
+if "repeat" in sys.argv:
+    from airflow.bin.cli import CLIFactory
+    from airflow.utils import db
+    db.check_and_run_migrations()
+    CLIFactory.get_parser()
 if __name__ != "__main__":
     print("name", __name__)
 """
+# As much of Airflow as our programs look for.
+SITE = {
+    "airflow/__init__.py": "",
+    "airflow/settings.py": """
+class Session:
+    def flush(self): print("flush")
+    def commit(self): print("commit")
+    def rollback(self): print("rollback")
+    def close(self): print("close")
+    def execute(self, statement): print(statement)
+    def get_bind(self): return self
+    @property
+    def dialect(self): return type("Dialect", (), {"name": dialect})
+session = Session()
+def Session(): return session if shared else object()
+shared = True
+dialect = "sqlite"
+""",
+    "airflow/models.py": """
+class conn_id: unique = True
+class Columns: conn_id = conn_id
+class Table: c = Columns
+class Connection: __table__ = Table
+""",
+    "airflow/utils/__init__.py": "",
+    "airflow/utils/db.py": "def check_and_run_migrations(): print('migrations')",
+    "airflow/utils/log/__init__.py": "",
+    "airflow/utils/log/secrets_masker.py": """
+class Masker: patterns = {"the Fernet key"}
+masker = Masker()
+def _secrets_masker(): return masker
+""",
+    "airflow/bin/__init__.py": "",
+    "airflow/bin/cli.py": """
+class CLIFactory:
+    @classmethod
+    def get_parser(cls): print('parser')
+""",
+    "apache_airflow-3.9.1.dist-info/METADATA": "Name: apache-airflow\nVersion: 3.9.1\n",
+}
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "airflow"
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("airflow")
+    path = folder / "airflow"
     path.write_text(f"#!{sys.executable}\n{SCRIPT}")
     path.chmod(0o755)
-    return path
+    for name, content in SITE.items():
+        file = folder / "site" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setenv("PYTHONPATH", str(folder / "site"))
+        patch.setenv("AIRFLOW_HOME", "/srv/airflow")
+        patch.setenv("AIRFLOW_CONN_X", "docker://")
+        url = "postgresql+psycopg2://airflow:s3cret@db.example.com:5432/airflow"
+        patch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
+        yield path
 
 
-@pytest.fixture
-def interpreter(script: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interpreter]:
-    monkeypatch.setenv("TMPDIR", str(script.parent))
-    with run_interpreter(str(script), 60) as interpreter:
+@pytest.fixture(scope="module")
+def interpreter(script: Path) -> Iterator[Interpreter]:
+    """One for all tests: what one of them runs is not in the way of another."""
+    with run_interpreter(str(script), 300) as interpreter:
         yield interpreter
     assert list(script.parent.glob("ecr-airflow-sync-*")) == []
 
@@ -85,6 +160,8 @@ def interpreter(script: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inter
         ("none", 0, "hello none\n"),
         ("fork", 0, "hello fork\n"),
         ("stdin", 0, "hello stdin\n['']\n"),
+        ("replace", 0, "hello replace\n"),  # as a plugin may do with stdout
+        ("terminate", 0, f"hello terminate\n{signal.SIGTERM}\n"),
     ],
 )
 def test_statuses_and_outputs(
@@ -102,9 +179,20 @@ def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
     assert hello.endswith("/connections.json")
 
 
-def test_a_plugin_that_replaces_stdout(interpreter: Interpreter) -> None:
-    assert interpreter.run(Command(["replace"])).status == 0
-    assert interpreter.run(Command(["again"])).output == "hello again\n"
+def test_the_pipe_is_for_airflows_user_alone(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["modes"], {"a": {}}))
+    modes = outcome.output.splitlines()[1:]
+    assert modes == ["prw-------", "drwx------", "drwx------"]
+
+
+def test_what_airflow_left_for_its_end_is_done(script: Path, tmp_path: Path) -> None:
+    """Nor does the garbage collector run until then."""
+    file = tmp_path / "done"
+    with run_interpreter(str(script), 60) as interpreter:
+        outcome = interpreter.run(Command(["at exit", str(file)]))
+        assert outcome.output.endswith("\nFalse\n")
+        assert not file.exists()
+    assert file.exists()
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
@@ -112,139 +200,122 @@ def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
     assert interpreter.finish_import().output.endswith("\nname imported\n")
 
 
-def test_what_takes_too_long_is_killed(script: Path) -> None:
-    with run_interpreter(str(script), 0.5) as interpreter:
-        message = f"{script}: killed after 0.5 s, while running hang; see --timeout"
-        for _ in range(2):
-            with pytest.raises(StepFailed, match=re.escape(message)):
-                interpreter.run(Command(["hang"]))
+# --- transactions ---
 
 
-def test_a_forked_child_can_be_terminated(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["terminate"]))
-    assert outcome == Outcome(0, f"hello terminate\n{signal.SIGTERM}\n")
-    assert interpreter.run(Command(["again"])).status == 0
-
-
-SETTINGS = """
-class Session:
-    def flush(self): print("flush")
-    def commit(self): print("commit")
-    def rollback(self): print("rollback")
-    def close(self): print("close")
-session = Session()
-def Session(): return session if shared else object()
-shared = True
-"""
-
-
-@pytest.fixture
-def settings(script: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As much of a package airflow as a transaction needs."""
-    package = script.parent / "site/airflow"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "settings.py").write_text(SETTINGS)
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    return package / "settings.py"
-
-
-@pytest.mark.parametrize(
-    ("end", "said"), [("commit", "commit\nclose\n"), ("rollback", "rollback\nclose\n")]
-)
-def test_a_transaction(
-    settings: Path, interpreter: Interpreter, end: str, said: str
-) -> None:
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transaction(interpreter: Interpreter, end: str) -> None:
     assert interpreter.execute("transaction.py", "begin") == Outcome(0, "")
     within = interpreter.run(Command(["commit"]))
     assert within == Outcome(0, "hello commit\nflush\n")
-    assert interpreter.execute("transaction.py", end) == Outcome(0, said)
+    ended = interpreter.execute("transaction.py", end)
+    assert ended == Outcome(0, f"{end}\nclose\n")
     after = interpreter.run(Command(["commit"]))
     assert after == Outcome(0, "hello commit\ncommit\nclose\n")
 
 
-def test_what_each_command_does_again_is_spared(
-    settings: Path, script: Path, interpreter: Interpreter
+def test_tokens_are_masked_to_the_end_of_the_transaction(
+    interpreter: Interpreter,
 ) -> None:
-    """The look for migrations in 2.x, the parser of the whole command line in 1.10."""
-    package = settings.parent
-    for folder in ("utils", "bin"):
-        (package / folder).mkdir()
-        (package / folder / "__init__.py").touch()
-    (package / "utils/db.py").write_text(
-        "def check_and_run_migrations(): print('migrations')\n"
-    )
-    (package / "bin/cli.py").write_text(
-        "class CLIFactory:\n"
-        "    @classmethod\n"
-        "    def get_parser(cls): print('parser')\n"
-    )
-    script.write_text(f"""#!{sys.executable}
-from airflow.bin.cli import CLIFactory
-from airflow.utils import db
-db.check_and_run_migrations()
-CLIFactory.get_parser()
-""")
+    """Airflow compiles all secrets anew for each further one."""
     said = []
-    for _ in range(3):
-        said.append(interpreter.run(Command([])).output)
-        interpreter.execute("transaction.py", "begin")
-        interpreter.execute("transaction.py", "commit")
-    assert said == ["migrations\nparser\n", "parser\n", ""]
+    for action in ("begin", "commit"):
+        interpreter.execute("transaction.py", action)
+        said += [interpreter.run(Command(["mask"])).output for _ in range(2)]
+    alone = "hello mask\n['the Fernet key']\n"
+    both = "hello mask\n['a token', 'the Fernet key']\n"
+    assert said == [alone, both, alone, both]
 
 
-def test_sessions_that_are_not_shared(settings: Path, interpreter: Interpreter) -> None:
-    settings.write_text(SETTINGS.replace("shared = True", "shared = False"))
+def test_what_each_command_does_again_is_spared(script: Path) -> None:
+    """The look for migrations in 2.x, the parser of the whole command line in 1.10."""
+    said = []
+    with run_interpreter(str(script), 60) as interpreter:
+        for _ in range(3):
+            said.append(interpreter.run(Command(["repeat"])).output.split()[2:])
+            interpreter.execute("transaction.py", "begin")
+            interpreter.execute("transaction.py", "commit")
+    assert said == [["migrations", "parser"], ["parser"], []]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "lock"),
+    [
+        ("postgresql", "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE\n"),
+        ("mysql", "DO GET_LOCK('ecr-airflow-sync', 60)\n"),
+        ("sqlite", ""),
+    ],
+)
+def test_where_ids_are_not_unique_others_wait(
+    interpreter: Interpreter, dialect: str, lock: str
+) -> None:
+    interpreter.run(Command(["dialect", dialect]))
+    assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
+    interpreter.execute("transaction.py", "rollback")
+    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+
+
+def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
+    interpreter.run(Command(["share", "nothing"]))
     outcome = interpreter.execute("transaction.py", "begin")
+    interpreter.run(Command(["share"]))
     assert outcome.status == 1
     assert "Airflow's commands do not share a database session" in outcome.output
 
 
+# --- which Airflow this is ---
+
+
 def describe(interpreter: Interpreter) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(interpreter.execute(PROGRAM).output)
+    facts: dict[str, Any] = json.loads(
+        interpreter.execute("describe_airflow.py").output
+    )
     return facts
 
 
-def test_which_airflow_this_is(
+def test_which_airflow_this_is(script: Path, interpreter: Interpreter) -> None:
+    assert describe(interpreter) == {
+        "script": str(script),
+        "is_airflowctl": False,
+        "version": "3.9.1",
+        "home": "/srv/airflow",
+        "place": "AIRFLOW_HOME /srv/airflow",
+        "database": "db.example.com",
+        "variables": ["AIRFLOW_CONN_X"],
+    }
+
+
+CONFIGURED = {
+    "[core]\nsql_alchemy_conn = mysql://me:s3cret@old.example.com/airflow\n": "old.example.com",
+    "sql_alchemy_conn=sqlite:////srv/airflow.db": "",
+    "sql_alchemy_conn = mysql://[": "",
+    "# sql_alchemy_conn = mysql://db.example.com": "",
+    "\udcff": "",
+}
+
+
+def test_where_the_database_is(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As far as it is plain to see."""
+    monkeypatch.delenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     with run_interpreter(str(script), 60) as interpreter:
-        assert describe(interpreter)["version"] is None
-    package = tmp_path / "site/apache_airflow-3.9.1.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Name: apache-airflow\nVersion: 3.9.1\n")
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
-    monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
-    url = "postgresql+psycopg2://airflow:s3cret@db.example.com:5432/airflow"
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
-    with run_interpreter(str(script), 60) as interpreter:
-        assert describe(interpreter) == {
-            "script": str(script),
-            "is_airflowctl": False,
-            "version": "3.9.1",
-            "home": "/srv/airflow",
-            "place": "AIRFLOW_HOME /srv/airflow",
-            "database": "db.example.com",
-            "variables": ["AIRFLOW_CONN_X"],
-        }
+        assert describe(interpreter)["database"] == ""
+        for text, host in CONFIGURED.items():
+            content = text.encode("utf-8", "surrogateescape")
+            (tmp_path / "airflow.cfg").write_bytes(content)
+            assert describe(interpreter)["database"] == host
 
 
-@pytest.mark.parametrize(
-    ("login", "place"),
-    [
-        ('{"api_url": "https://airflow.example.com"}', "https://airflow.example.com"),
-        ("{}", ""),
-        ("[]", ""),
-        ("no JSON", ""),
-    ],
-)
 def test_where_airflowctl_is_logged_in(
-    script: Path, monkeypatch: pytest.MonkeyPatch, login: str, place: str
+    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    airflowctl = script.rename(script.with_name("airflowctl"))
-    (script.parent / "production.json").write_text(login)
-    monkeypatch.setenv("AIRFLOW_HOME", str(script.parent))
-    with run_interpreter(str(airflowctl), 60) as interpreter:
-        facts = describe(interpreter)
-    assert (facts["is_airflowctl"], facts["place"]) == (True, place)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    url = "https://airflow.example.com"
+    logins = {json.dumps({"api_url": url}): url, "{}": "", "[]": "", "no JSON": ""}
+    with run_interpreter(write_script("", "airflowctl"), 60) as interpreter:
+        for login, place in logins.items():
+            (tmp_path / "production.json").write_text(login)
+            facts = describe(interpreter)
+            assert (facts["is_airflowctl"], facts["place"]) == (True, place)

@@ -3,97 +3,61 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 
 from _ecr_airflow_sync import interpreter
-from _ecr_airflow_sync.airflow_syntax import Command
-from _ecr_airflow_sync.errors import StepFailed
+from _ecr_airflow_sync.airflow_syntax import Command, Outcome
+from _ecr_airflow_sync.errors import StepFailed, TimedOut
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
-WriteScript = Callable[..., str]
-PROGRAM = "describe_airflow.py"
+from .conftest import WriteScript, catch, wait_for_end
 
-
-@pytest.fixture(autouse=True)
-def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """For what the process puts into a temporary folder."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 def fail_to_start(command: str, timeout: float = 30) -> str:
     """Why it answers nothing."""
-    with pytest.raises(StepFailed) as caught, run_interpreter(command, timeout) as it:
-        it.execute(PROGRAM)
-    return str(caught.value)
+    with run_interpreter(command, timeout) as process:
+        return catch(StepFailed, describe, process)
 
 
 def describe(process: Interpreter) -> dict[str, Any]:
     """What it answers first in a run."""
-    last_line = process.execute(PROGRAM).output.splitlines()[-1]
+    last_line = process.execute("describe_airflow.py").output.splitlines()[-1]
     facts: dict[str, Any] = json.loads(last_line)
     return facts
-
-
-def is_alive(pid: int) -> bool:
-    listed = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return listed.stdout.strip() not in ("", "Z")
-
-
-def wait_for_end(*pids: int) -> None:
-    deadline = time.monotonic() + 10
-    while any(is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a process outlives the run"
-        time.sleep(0.02)
 
 
 # --- finding it ---
 
 
-def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    assert fail_to_start(f"{tmp_path}/sudo airflow") == (
-        f"cannot run {tmp_path}/sudo: No such file or directory; check --airflow, PATH"
-    )
-    (tmp_path / "sudo").touch(0o644)
-    assert fail_to_start(f"{tmp_path}/sudo airflow") == (
-        f"cannot run {tmp_path}/sudo: Permission denied; check --airflow, PATH"
-    )
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("gone", "No such file or directory"), ("plain", "Permission denied")],
+)
+def test_a_program_that_cannot_be_run(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "plain").touch(0o644)
+    starting = run_interpreter(f"{tmp_path}/{name} airflow", 30)
+    told = catch(StepFailed, starting.__enter__)
+    assert told == f"cannot run {tmp_path}/{name}: {why}; check --airflow, PATH"
 
 
-def test_a_script_that_is_not_there(tmp_path: Path) -> None:
-    told = fail_to_start(f"{tmp_path}/airflow")
-    assert told.startswith(f"{tmp_path}/airflow: ")
-    assert told.endswith(" (exit status 127)")
-
-
-def test_a_script_that_is_no_python(tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_run(tmp_path: Path) -> None:
     script = tmp_path / "airflow"
+    told = fail_to_start(str(script))
+    assert told.startswith(f"{script}: no such script; ")
+    assert told.endswith(" (exit status 127)")
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     told = fail_to_start(str(script))
-    assert f"{script} is no Python script" in told
+    assert told.startswith(f"{script}: {script} is no Python script")
     assert told.endswith(" (exit status 126)")
-
-
-def test_a_prefix_comes_before_it(write_script: WriteScript) -> None:
-    script = write_script("import os; print(os.environ['TEAM'])")
-    with run_interpreter(f"env 'TEAM=a b' {script}", 30) as process:
-        outcome = process.run(Command([]))
-    assert outcome.output == "a b\n"
 
 
 # --- the conversation ---
@@ -101,37 +65,27 @@ def test_a_prefix_comes_before_it(write_script: WriteScript) -> None:
 
 def test_answers(write_script: WriteScript) -> None:
     script = write_script("""\
-import sys
+import os, sys
 if "bytes" in sys.argv:
     sys.stdout.buffer.write(b"\\xff")
-print(sys.argv[1:])
+if "file" in sys.argv:
+    print(len(open(sys.argv.pop()).read()))
+print(os.environ["TEAM"], sys.executable, sys.argv[1:])
 sys.exit(len(sys.argv))
 """)
-    with run_interpreter(script, 30) as process:
-        assert describe(process)["script"] == script
-        first = process.run(Command(["a", "b c"]))
-        second = process.run(Command(["\u00e9"]))
-        third = process.run(Command(["bytes"]))
-    assert (first.status, first.output) == (3, "['a', 'b c']\n")
-    assert (second.status, second.output) == (2, "['\u00e9']\n")
-    assert (third.status, third.output) == (2, "\ufffd['bytes']\n")
-
-
-def test_a_file_of_any_size(write_script: WriteScript) -> None:
-    script = write_script("import sys; print(len(open(sys.argv[-1]).read()))")
     content = {"a": "x" * 1_000_000}
+    with run_interpreter(f"env 'TEAM=a b' {script}", 30) as process:
+        assert describe(process)["script"] == script
+        words = process.run(Command(["a", "b c"]))
+        letter = process.run(Command(["\u00e9"]))
+        no_text = process.run(Command(["bytes"]))
+        large = process.run(Command(["file"], content))
+    who = f"a b {sys.executable}"
+    assert (words.status, words.output) == (3, f"{who} ['a', 'b c']\n")
+    assert (letter.status, letter.output) == (2, f"{who} ['\u00e9']\n")
+    assert (no_text.status, no_text.output) == (2, f"\ufffd{who} ['bytes']\n")
     size = len(json.dumps(content))
-    with run_interpreter(script, 30) as process:
-        outcome = process.run(Command(["import"], content))
-    assert outcome.output == f"{size}\n"
-
-
-def test_an_import_may_be_under_way(write_script: WriteScript) -> None:
-    script = write_script("print(__name__)")
-    with run_interpreter(script, 30) as process:
-        process.start_import()
-        outcome = process.finish_import()
-    assert outcome.output == "imported\n"
+    assert (large.status, large.output) == (2, f"{size}\n{who} ['file']\n")
 
 
 def test_what_is_printed_before_any_answer(write_script: WriteScript) -> None:
@@ -146,35 +100,31 @@ def test_what_is_printed_before_any_answer(write_script: WriteScript) -> None:
 
 # --- the end ---
 
+ENDS = {
+    "last words": ("echo one; echo two; exit 5", "two (exit status 5)"),
+    "silent": ("exit 5", "it said nothing (exit status 5)"),
+    "a connection": (
+        'echo sorry; echo \'[{"password": "s3cret"}]\'; exit 5',
+        "sorry (exit status 5)",
+    ),
+    "a secret": (
+        "echo pg://me:s3cret_db | tr _ @; kill -9 $$",
+        "pg://me:***@db (exit status -9)",
+    ),
+}
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ("echo one; echo two; exit 5", "two (exit status 5)"),
-        ("exit 5", "it said nothing (exit status 5)"),
-        ("echo sorry; echo '[{\"password\": \"s3cret\"}]'; exit 5",
-         "sorry (exit status 5)"),
-        ("echo pg://me:s3cret_db | tr _ @; kill -9 $$", "pg://me:***@db (exit status -9)"),
-    ],
-    ids=["last words", "silent", "a connection", "a secret"],
-)  # fmt: skip
+
+@pytest.mark.parametrize(("words", "told"), ENDS.values(), ids=ENDS)
 def test_an_end_before_any_answer(words: str, told: str) -> None:
     command = f"sh -c {shlex.quote(words)} airflow"
     assert fail_to_start(command) == f"{command}: {told}"
 
 
-def test_an_end_in_the_middle(write_script: WriteScript) -> None:
-    """Then no answer comes any more, and nobody waits for one."""
-    script = write_script("import os; print('bye', flush=True); os._exit(3)")
-    with run_interpreter(script, 30) as process:
-        for _ in range(2):
-            with pytest.raises(StepFailed) as caught:
-                process.run(Command(["a"]))
-            assert str(caught.value) == f"{script}: bye (exit status 3)"
-
-
-def test_a_child_that_holds_stdout(write_script: WriteScript, tmp_path: Path) -> None:
-    """The process is gone, so its last words are told at once."""
+def test_a_child_that_holds_stdout(
+    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is gone: its last words are told at once, and to whoever asks again."""
+    monkeypatch.setattr(interpreter, "LOOK_EVERY", 0.1)
     script = write_script(f"""\
 import os, subprocess
 child = subprocess.Popen(["sleep", "60"])
@@ -183,29 +133,53 @@ print("no luck", flush=True)
 os._exit(3)
 """)
     began = time.monotonic()
-    with run_interpreter(script, 30) as process, pytest.raises(StepFailed) as caught:
-        process.run(Command([]))
-    assert str(caught.value) == f"{script}: no luck (exit status 3)"
+    with run_interpreter(script, 30) as process:
+        for _ in range(2):
+            told = catch(StepFailed, process.run, Command([]))
+            assert told == f"{script}: no luck (exit status 3)"
     assert time.monotonic() - began < 15
     wait_for_end(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    ["sleep 60 #", "yes #"],
-    ids=["silent", "chatty"],
-)
+@pytest.mark.parametrize("prefix", ["sleep 60 #", "yes #"], ids=["silent", "chatty"])
 def test_a_deadline_before_any_answer(prefix: str) -> None:
     command = f"sh -c '{prefix}' airflow"
     began = time.monotonic()
     told = fail_to_start(command, timeout=0.3)
     assert time.monotonic() - began < 10
-    why = "killed after 0.3 s, while starting; see --timeout"
-    assert told == f"{command}: {why}"
+    assert told == f"{command}: killed after 0.3 s, while starting; see --timeout"
+
+
+def test_a_deadline_that_a_command_misses(write_script: WriteScript) -> None:
+    script = write_script("import time; time.sleep(60)")
+    with run_interpreter(script, 0.5) as process:
+        for _ in range(2):
+            told = catch(StepFailed, process.run, Command(["connections", "get", "x"]))
+            why = "killed after 0.5 s, while running connections get; see --timeout"
+            assert told == f"{script}: {why}"
+
+
+def test_all_commands_share_one_budget(
+    write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes five seconds and more, by a clock that goes a hundred times fast."""
+    now = time.monotonic
+    answers: list[Outcome] = []
+    with run_interpreter(write_script("import time; time.sleep(0.05)"), 30) as process:
+
+        def run_without_end() -> None:
+            while len(answers) < 9:
+                answers.append(process.run(Command(["get"])))
+
+        describe(process)
+        monkeypatch.setattr(time, "monotonic", lambda: 100 * now())
+        told = catch(TimedOut, run_without_end)
+    assert "killed after 30 s, while running get" in told
+    assert 0 < len(answers) < 6
 
 
 def test_an_exception_ends_it_and_its_children(
-    write_script: WriteScript, tmp_path: Path
+    write_script: WriteScript, tmp_path: Path, temporary: Path
 ) -> None:
     pids = tmp_path / "pids"
     script = write_script(f"""\
@@ -214,7 +188,6 @@ child = subprocess.Popen(["sleep", "60"])
 open({str(pids)!r}, "w").write("%s %s\\n" % (os.getpid(), child.pid))
 time.sleep(60)
 """)
-    began = time.monotonic()
 
     def interrupt() -> None:
         with run_interpreter(script, 30) as process:
@@ -223,11 +196,12 @@ time.sleep(60)
                 time.sleep(0.01)
             raise KeyboardInterrupt
 
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert time.monotonic() - began < 10
     wait_for_end(*map(int, pids.read_text().split()))
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,15 +214,17 @@ def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_it_is_not_killed_while_it_ends(
-    write_script: WriteScript, tmp_path: Path
+    write_script: WriteScript, tmp_path: Path, temporary: Path
 ) -> None:
-    done = tmp_path / "done"
-    script = write_script("print('hello')")
+    """Nor is what Airflow has left for the end."""
+    done, left = tmp_path / "done", tmp_path / "left"
+    script = write_script(f"import atexit; atexit.register(open, {str(left)!r}, 'w')")
     slow = f'sh -c \'"$0" "$@"; sleep 0.2; touch {done}\''
     with run_interpreter(f"{slow} {script}", 30) as process:
-        process.execute(PROGRAM)
+        process.run(Command([]))
     assert done.exists()
-    assert os.listdir(tmp_path / "tmp") == []
+    assert left.exists()
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
@@ -256,3 +232,12 @@ def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
     with run_interpreter(script, 30) as process:
         outcome = process.run(Command([]))
     assert outcome.output == f"{sys.executable}\n"
+
+
+def test_a_deadline_that_the_import_misses(write_script: WriteScript) -> None:
+    script = write_script("import time; time.sleep(60)")
+    with run_interpreter(script, 0.5) as process:
+        process.start_import()
+        told = catch(StepFailed, process.finish_import)
+    why = "killed after 0.5 s, while importing Airflow; see --timeout"
+    assert told == f"{script}: {why}"

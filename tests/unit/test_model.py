@@ -18,27 +18,20 @@ from _ecr_airflow_sync.model import (
 
 from .conftest import HOST, REGISTRY, UNTIL, token_for
 
+BOTH = "e_{registry}_{region}"
+FILLED: dict[str, tuple[str, str | None, str, str]] = {
+    "no placeholder": ("docker_default", "1", "x", "docker_default"),
+    "both": (BOTH, "1", "x", "e_1_x"),
+    "twice": ("{region}{region}", None, "x", "xx"),
+    "unknown registry": (BOTH, None, "x", "e_{registry}_x"),
+    "unknown region": (BOTH, "1", "", "e_1_{region}"),
+    "once only": ("{registry}", "{region}", "x", "{region}"),
+    "no others": ("{account} {} {region", "1", "x", "{account} {} {region"),
+}
+
 
 @pytest.mark.parametrize(
-    ("template", "registry", "region", "filled"),
-    [
-        ("docker_default", "1", "x", "docker_default"),
-        ("e_{registry}_{region}", "1", "x", "e_1_x"),
-        ("{region}{region}", None, "x", "xx"),
-        ("e_{registry}_{region}", None, "x", "e_{registry}_x"),
-        ("e_{registry}_{region}", "1", "", "e_1_{region}"),
-        ("{registry}", "{region}", "x", "{region}"),
-        ("{account} {} {region", "1", "x", "{account} {} {region"),
-    ],
-    ids=[
-        "no placeholder",
-        "both",
-        "twice",
-        "unknown registry",
-        "unknown region",
-        "once only",
-        "no others",
-    ],
+    ("template", "registry", "region", "filled"), FILLED.values(), ids=FILLED
 )
 def test_a_template_is_filled_as_far_as_known(
     template: str, registry: str | None, region: str, filled: str
@@ -56,12 +49,8 @@ def test_the_variable_that_stands_for_a_connection() -> None:
         (None, HOST),
         ("", HOST),
         ("mirror.example.com", "mirror.example.com"),
-        (
-            "{registry}.dkr-ecr.{region}.on.aws",
-            f"{REGISTRY}.dkr-ecr.us-east-1.on.aws",
-        ),
+        ("{registry}.dkr-ecr.{region}.on.aws", f"{REGISTRY}.dkr-ecr.us-east-1.on.aws"),
     ],
-    ids=["ECR's own", "empty", "another", "template"],
 )
 def test_the_host_in_image_names(template: str | None, host: str) -> None:
     assert token_for(Target(host=template)).host == host

@@ -20,24 +20,25 @@ ADVICE = (
 )
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "",
-        HOST,
-        "222222222222.dkr.ecr.eu-west-1.amazonaws.com",
-        "https://222222222222.dkr.ecr.eu-west-1.amazonaws.com/",
-        "222222222222.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
-        "222222222222.dkr-ecr.us-east-1.on.aws",
-        "222222222222.dkr.ecr.cn-north-1.amazonaws.com.cn",
-        "public.ecr.aws",
-    ],
-)
-@pytest.mark.parametrize("conn_type", ["", "docker"])
-def test_a_connection_for_ecr_may_be_replaced(host: str, conn_type: str) -> None:
+HOSTS = [
+    "",
+    HOST,
+    "222222222222.dkr.ecr.eu-west-1.amazonaws.com",
+    "https://222222222222.dkr.ecr.eu-west-1.amazonaws.com/",
+    "222222222222.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+    "222222222222.dkr-ecr.us-east-1.on.aws",
+    "222222222222.dkr.ecr.cn-north-1.amazonaws.com.cn",
+    "public.ecr.aws",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_connection_for_ecr_may_be_replaced(host: str) -> None:
     """Whoever wrote it: what it holds is a token that dies anyway."""
-    held = replace(HELD, host=host, conn_type=conn_type)
-    assert explain_foreign(held, WANTED) == ""
+    for conn_type in ("", "docker"):
+        assert (
+            explain_foreign(replace(HELD, host=host, conn_type=conn_type), WANTED) == ""
+        )
 
 
 def test_the_wanted_host_may_be_any() -> None:
@@ -46,21 +47,21 @@ def test_the_wanted_host_may_be_any() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conn_type", "host", "told"),
+    ("conn_type", "host"),
     [
-        ("docker", "registry.example.com", "of type docker at registry.example.com"),
-        ("postgres", "", "of type postgres"),
-        ("http", HOST, f"of type http at {HOST}"),
-        ("docker", f"a{HOST}", f"of type docker at a{HOST}"),
-        ("docker", "1.dkr.ecr.x.aws", "of type docker at 1.dkr.ecr.x.aws"),
-        ("docker", "publicxecr.aws", "of type docker at publicxecr.aws"),
+        ("docker", "registry.example.com"),
+        ("postgres", ""),
+        ("http", HOST),
+        ("docker", f"a{HOST}"),
+        ("docker", "1.dkr.ecr.x.aws"),
+        ("docker", "publicxecr.aws"),
     ],
 )
-def test_what_is_somebody_elses(conn_type: str, host: str, told: str) -> None:
+def test_what_is_somebody_elses(conn_type: str, host: str) -> None:
+    where = f" at {host}" if host else ""
+    told = f"there is a connection of that id already, of type {conn_type}{where}"
     held = replace(HELD, conn_type=conn_type, host=host)
-    why = explain_foreign(held, WANTED)
-    assert why == f"there is a connection of that id already, {told}, {ADVICE}"
-    assert held.password not in why
+    assert explain_foreign(held, WANTED) == f"{told}, {ADVICE}"
 
 
 def test_what_this_command_wrote_is_its_own() -> None:

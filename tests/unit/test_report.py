@@ -15,15 +15,12 @@ import pytest
 from _ecr_airflow_sync.model import FoundAirflow, Result, Run
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 
+from .conftest import UNTIL, catch
+
 FOUND = FoundAirflow("/opt/bin/airflow", "2.11.2", "AIRFLOW_HOME /srv", "import")
 # click.echo takes the colours out where stdout is no terminal.
 RED, RESET = "\x1b[31m", "\x1b[0m"
-UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-
-
-def ending_in(left: timedelta) -> Result:
-    until = datetime.now(timezone.utc) + left
-    return Result("a", "written", host="a.example", expires_at=until)
+FAILED = Result("b", "failed", error="no")
 
 
 def test_a_line_for_airflow_and_one_for_each_connection() -> None:
@@ -42,37 +39,32 @@ def test_a_line_for_airflow_and_one_for_each_connection() -> None:
 
 def test_no_airflow() -> None:
     fresh = Result("a", "fresh", host="a.example")
-    failed = Result("b", "failed", error="no")
-    assert format_text(Run([fresh])).splitlines() == [
-        "Nothing is due, so Airflow was left alone.",
-        "a  fresh    a.example",
-    ]
-    assert format_text(Run([fresh, failed])).splitlines() == [
-        "a  fresh    a.example",
-        f"b  {RED}failed{RESET}",
-    ]
+    line = "a  fresh    a.example"
+    nothing = "Nothing is due, so Airflow was left alone."
+    assert format_text(Run([fresh])).splitlines() == [nothing, line]
+    told = format_text(Run([fresh, FAILED])).splitlines()
+    assert told == [line, f"b  {RED}failed{RESET}"]
 
 
-@pytest.mark.parametrize(
-    ("left", "told"),
-    [
-        (timedelta(hours=12), "until %H:%M UTC (12 h)"),
-        (timedelta(hours=11, minutes=59, seconds=45), "until %H:%M UTC (12 h)"),
-        (timedelta(hours=11, minutes=59), "until %H:%M UTC (11 h)"),
-        (timedelta(hours=1, seconds=20), "until %H:%M UTC (1 h)"),
-        (timedelta(minutes=59, seconds=10), "until %H:%M UTC (59 min)"),
-        (timedelta(seconds=20), "until %H:%M UTC (0 min)"),
-        (timedelta(seconds=-1), "expired at %Y-%m-%d %H:%M UTC"),
-        (timedelta(days=-1), "expired at %Y-%m-%d %H:%M UTC"),
-        (timedelta(days=2), "until %Y-%m-%d %H:%M UTC (48 h)"),
-    ],
-    ids=str,
-)
+LEFT = [
+    (timedelta(hours=12), "until %H:%M UTC (12 h)"),
+    (timedelta(hours=11, minutes=59, seconds=45), "until %H:%M UTC (12 h)"),
+    (timedelta(hours=11, minutes=59), "until %H:%M UTC (11 h)"),
+    (timedelta(hours=1, seconds=20), "until %H:%M UTC (1 h)"),
+    (timedelta(minutes=59, seconds=10), "until %H:%M UTC (59 min)"),
+    (timedelta(seconds=20), "until %H:%M UTC (0 min)"),
+    (timedelta(seconds=-1), "expired at %Y-%m-%d %H:%M UTC"),
+    (timedelta(days=-1), "expired at %Y-%m-%d %H:%M UTC"),
+    (timedelta(days=2), "until %Y-%m-%d %H:%M UTC (48 h)"),
+]
+
+
+@pytest.mark.parametrize(("left", "told"), LEFT, ids=str)
 def test_how_long_a_token_is_valid(left: timedelta, told: str) -> None:
-    result = ending_in(left)
-    assert result.expires_at
+    until = datetime.now(timezone.utc) + left
+    result = Result("a", "written", host="a.example", expires_at=until)
     line = format_text(Run([result], FOUND)).splitlines()[1]
-    assert line == f"a  written  a.example, {result.expires_at.strftime(told)}"
+    assert line == f"a  written  a.example, {until.strftime(told)}"
 
 
 def test_remarks() -> None:
@@ -101,11 +93,10 @@ def test_no_colour_for_whoever_wants_none(
 
 
 def test_the_document() -> None:
-    results = [
-        Result("a", "written", "111111111111", "us-east-1", "a.example", UNTIL),
-        Result("b", "failed", error="no"),
-    ]
-    document = json.loads(format_json(Run(results, FOUND)))
+    written = Result("a", "written", "111111111111", "us-east-1", "a.example", UNTIL)
+    document = json.loads(format_json(Run([written, FAILED], FOUND)))
+    names = ["conn_id", "registry", "region", "host", "expires_at", "status", "error"]
+    one = ("a", "111111111111", "us-east-1", "a.example", "2030-01-02T03:04:05Z")
     assert document == {
         "airflow": {
             "executable": "/opt/bin/airflow",
@@ -113,27 +104,11 @@ def test_the_document() -> None:
             "method": "import",
         },
         "connections": [
-            {
-                "conn_id": "a",
-                "registry": "111111111111",
-                "region": "us-east-1",
-                "host": "a.example",
-                "expires_at": "2030-01-02T03:04:05Z",
-                "status": "written",
-                "error": None,
-            },
-            {
-                "conn_id": "b",
-                "registry": None,
-                "region": None,
-                "host": None,
-                "expires_at": None,
-                "status": "failed",
-                "error": "no",
-            },
+            dict(zip(names, (*one, "written", None))),
+            dict(zip(names, ("b", None, None, None, None, "failed", "no"))),
         ],
     }
-    nothing = json.loads(format_json(Run(results)))["airflow"]
+    nothing = json.loads(format_json(Run([FAILED])))["airflow"]
     assert nothing == {"executable": None, "version": None, "method": None}
 
 
@@ -158,15 +133,13 @@ def test_a_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     print_report("text")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_stdout_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(click.ClickException) as caught:
-            print_report("text")
+        told = catch(click.ClickException, print_report, "text")
     # It was closed without an error: what was not printed went to /dev/null.
-    assert str(caught.value) == (
-        "the report could not be printed: No space left on device"
-    )
+    assert told == "the report could not be printed: No space left on device"
 
 
 def test_a_reader_that_is_gone_is_clicks_concern(

@@ -14,6 +14,8 @@ from _ecr_airflow_sync.errors import StepFailed
 from _ecr_airflow_sync.side_by_side import run_side_by_side, start_thread
 from tests.support.command import ROOT
 
+from .conftest import catch
+
 
 @pytest.fixture
 def no_more_threads() -> Iterator[None]:
@@ -64,8 +66,6 @@ def test_a_thread_does_not_outlive_the_process() -> None:
 
 
 def test_no_thread_can_start(no_more_threads: None) -> None:
-    with pytest.raises(StepFailed) as caught:
-        start_thread(time.time)
-    assert str(caught.value) == "can't start new thread; see ulimit -u"
-    with pytest.raises(StepFailed):
-        run_side_by_side(square, [1], 60)
+    why = "can't start new thread; see ulimit -u"
+    assert catch(StepFailed, start_thread, time.time) == why
+    assert catch(StepFailed, run_side_by_side, square, [1], 60) == why

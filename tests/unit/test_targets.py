@@ -12,68 +12,71 @@ from _ecr_airflow_sync.errors import UsageError
 from _ecr_airflow_sync.model import Target
 from _ecr_airflow_sync.targets import (
     combine_targets,
+    find_clashes,
     validate_target,
     validate_targets,
 )
+
+from .conftest import REGISTRY, catch, token_for
 
 A, B = "111111111111", "222222222222"
 RULE = (
     "it must be 1 to 200 ASCII letters, digits, underscores, dashes (not in front) and "
     "dots (not two in a row)"
 )
+NO_REGION = "is not one region: give one -r each (in a file, a section each)"
 NO_ACCOUNT = "is not an account id of twelve digits"
 NO_HOST = "is not a bare host, as in an image's name"
-NO_LOGIN = "extra has reauth false: DockerOperator would not log in to ECR"
+NO_LOGIN = "has reauth false: DockerOperator would not log in to ECR"
 EXTRA = '\'{"email": "me@example.com"}\''
 PLACEHOLDERS = "the placeholders are {registry} and {region}"
 
 
+COMBINED: dict[str, tuple[list[str], list[str], list[tuple[str, str | None]]]] = {
+    "boto3's own": ([], [], [("", None)]),
+    "own registry": (["x"], [], [("x", None)]),
+    "empty region": ([""], [A], [("", A)]),
+    "two by two": (["x", "y"], [A, B], [("x", A), ("x", B), ("y", A), ("y", B)]),
+}
+
+
 @pytest.mark.parametrize(
-    ("regions", "registries", "pairs"),
-    [
-        ([], [], [("", None)]),
-        (["x"], [], [("x", None)]),
-        ([""], [A], [("", A)]),
-        (["x", "y"], [A, B], [("x", A), ("x", B), ("y", A), ("y", B)]),
-    ],
-    ids=["boto3's own", "own registry", "empty region", "two by two"],
+    ("regions", "registries", "pairs"), COMBINED.values(), ids=COMBINED
 )
 def test_every_registry_in_every_region(
     regions: list[str], registries: list[str], pairs: list[tuple[str, str | None]]
 ) -> None:
     common = Target("c", role_arn="r")
-    combined = combine_targets(common, regions, registries)
-    assert combined == [
+    assert combine_targets(common, regions, registries) == [
         replace(common, region=region, registry=registry) for region, registry in pairs
     ]
 
 
-@pytest.mark.parametrize(
-    ("target", "validated"),
-    [
-        (Target(), Target()),
-        (Target("e_{region}", "x"), Target("e_x", "x")),
-        (Target("e_{registry}_{region}", "x"), Target("e_{registry}_x", "x")),
-        (Target("e_{registry}", "x", A), Target(f"e_{A}", "x", A)),
-        (
-            Target("e_{registry}_{region}", "x", "public", host="mirror.example.com"),
-            Target("e_public_us-east-1", "us-east-1", "public", host="public.ecr.aws"),
-        ),
-    ],
-    ids=["nothing known", "region", "own registry", "registry", "public"],
-)
+FILLED = {
+    "nothing known": (Target(), Target()),
+    "region": (Target("e_{region}", "x"), Target("e_x", "x")),
+    "own registry": (
+        Target("e_{registry}_{region}", "x"),
+        Target("e_{registry}_x", "x"),
+    ),
+    "registry": (Target("e_{registry}", "x", A), Target(f"e_{A}", "x", A)),
+    "public": (
+        Target("e_{registry}_{region}", "x", "public", host="mirror.example.com"),
+        Target("e_public_us-east-1", "us-east-1", "public", host="public.ecr.aws"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "validated"), FILLED.values(), ids=FILLED)
 def test_what_is_known_is_filled_in(target: Target, validated: Target) -> None:
     assert validate_target(target) == validated
-
-
-def describe(fields: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value[:20]!a}" for name, value in fields.items())
 
 
 ALLOWED: list[dict[str, str]] = [
     {"conn_id": "x" * 200},
     {"conn_id": ".a-b_c.d"},
-    {"conn_id": "{registry}"},
+    {"conn_id": "x" * 188 + "{registry}"},
+    {"conn_id": "x" * 186 + "{region}"},
     {"host": "localhost"},
     {"host": ""},
     {"host": "{registry}.dkr-ecr.{region}.on.aws"},
@@ -88,76 +91,64 @@ ALLOWED: list[dict[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", ALLOWED, ids=describe)
+@pytest.mark.parametrize("fields", ALLOWED, ids=lambda fields: ascii(fields)[:30])
 def test_what_may_be_asked_for(fields: dict[str, str]) -> None:
     target = Target(**fields)
     assert validate_target(target) == target
 
 
-REFUSED: list[tuple[dict[str, str], str]] = [
+NO_HOSTS = (
+    *("https://a.example", "a..example", "a.example:443", "a.example/x"),
+    *("-a.example", "{account}.example", "{region"),
+)
+NO_IDS = (
+    *("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201),
+    *("x" * 189 + "{registry}", "x" * 187 + "{region}"),
+)
+REFUSED = [
+    ("region {!r} ", NO_REGION, ("x y", "x,y", "x\n")),
+    ("registry {!r} ", NO_ACCOUNT, ("", "12345", "\u0661" * 12, f"{A}\n", "Public")),
+    ("conn id {!r}: ", PLACEHOLDERS, ("e_{account}", "e_{region", "e_}")),
+    ("conn id {!r}: ", RULE, NO_IDS),
+    ("host {!r} ", NO_HOST, NO_HOSTS),
+    ("extra ", f"is not a JSON object, such as {EXTRA}", ("[1]", "null", '"text"')),
     *(
-        ({"registry": registry}, f"registry {registry!r} {NO_ACCOUNT}")
-        for registry in ("", "12345", "\u0661" * 12, f"{A}\n", "Public")
-    ),
-    *(
-        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {PLACEHOLDERS}")
-        for conn_id in ("e_{account}", "e_{region", "e_}")
-    ),
-    *(
-        ({"conn_id": conn_id}, f"conn id {conn_id!r}: {RULE}")
-        for conn_id in ("", "a b", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201)
-    ),
-    *(
-        ({"host": host}, f"host {host!r} {NO_HOST}")
-        for host in (
-            "https://a.example",
-            "a..example",
-            "a.example:443",
-            "a.example/x",
-            "-a.example",
-            "{account}.example",
-            "{region",
-        )
-    ),
-    (
-        {"profile": "a", "aws_conn_id": "b"},
-        "profile and aws_conn_id are two sources of credentials: give one",
-    ),
-    ({"external_id": "a"}, "external_id is for a role: give its role_arn"),
-    *(
-        ({"extra": extra}, f"extra is not a JSON object, such as {EXTRA}")
-        for extra in ("[1]", "null", '"text"')
-    ),
-    *(
-        ({"extra": f'{{"reauth": {value}}}'}, NO_LOGIN)
+        ("extra ", NO_LOGIN, (f'{{"reauth": {value}}}',))
         for value in ("false", '"no"', '"False"', "0")
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"), REFUSED, ids=[describe(fields) for fields, _ in REFUSED]
+    ("what", "why", "value"),
+    [(what, why, value) for what, why, values in REFUSED for value in values],
+    ids=lambda text: ascii(text[:20]),
 )
-def test_what_is_refused(fields: dict[str, str], error: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        validate_target(Target(**fields))
-    assert str(caught.value) == error
+def test_a_value_that_is_refused(what: str, why: str, value: str) -> None:
+    field = what.partition(" {")[0].strip().replace(" ", "_")
+    told = catch(UsageError, validate_target, replace(Target(), **{field: value}))
+    assert told == what.format(value) + why
 
 
-@pytest.mark.parametrize("region", ["x y", "x,y", "x\n"])
-def test_two_regions_in_one(region: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        validate_target(Target(region=region))
-    assert str(caught.value) == (
-        f"region {region!r} is not one region: give one -r each (in a file, a section "
-        "each)"
-    )
+WRONG_TOGETHER = {
+    "profile and aws_conn_id are two sources of credentials: give one": Target(
+        profile="a", aws_conn_id="b"
+    ),
+    "external_id is for a role: give its role_arn": Target(external_id="a"),
+    f"conn id 'e_a/b': {RULE}": Target("e_{region}", "a/b"),
+    f"conn id '{'x' * 189}{A}': {RULE}": Target("x" * 189 + "{registry}", registry=A),
+}
+
+
+@pytest.mark.parametrize("error", WRONG_TOGETHER, ids=lambda error: error[:20])
+def test_values_that_do_not_go_together(error: str) -> None:
+    assert catch(UsageError, validate_target, WRONG_TOGETHER[error]) == error
 
 
 def test_an_empty_region_beside_another() -> None:
-    with pytest.raises(UsageError) as caught:
-        combine_targets(Target("x_{region}"), ["", "eu-west-1"], [])
-    assert str(caught.value) == "one of several regions is empty"
+    regions = ["", "eu-west-1"]
+    told = catch(UsageError, combine_targets, Target("x_{region}"), regions, [])
+    assert told == "one of several regions is empty"
 
 
 @pytest.mark.parametrize(
@@ -166,9 +157,9 @@ def test_an_empty_region_beside_another() -> None:
     ids=["half", "no UTF-8", "too deep"],
 )
 def test_an_extra_that_json_cannot_read(extra: str) -> None:
-    with pytest.raises(UsageError, match=r"^extra is not JSON: ") as caught:
-        validate_target(Target(extra=extra))
-    assert "\n" not in str(caught.value)
+    told = catch(UsageError, validate_target, Target(extra=extra))
+    assert told.startswith("extra is not JSON: ")
+    assert "\n" not in told
 
 
 def test_repetitions_are_one_target() -> None:
@@ -178,44 +169,42 @@ def test_repetitions_are_one_target() -> None:
     assert conn_ids == ["public", A]
 
 
-@pytest.mark.parametrize(
-    ("conn_ids", "error"),
-    [
-        (
-            ["a", "b", "a"],
-            "2 connections would both be a: give --conn-id 'ecr_{registry}_{region}'",
-        ),
-        (
-            ["a", "a", "a"],
-            "3 connections would all be a: give --conn-id 'ecr_{registry}_{region}'",
-        ),
-        (
-            ["a", "b", "A"],
-            "a and A differ in capitals only, and MySQL takes them for one "
-            "connection: rename one",
-        ),
-    ],
-    ids=["twice", "three times", "capitals"],
-)
-def test_no_connection_is_asked_for_twice(conn_ids: list[str], error: str) -> None:
-    regions = ["x", "y", "z"]
-    targets = [Target(conn_id, region) for conn_id, region in zip(conn_ids, regions)]
-    with pytest.raises(UsageError) as caught:
-        validate_targets(targets)
-    assert str(caught.value) == error
+CLASHES = {
+    "a b a": "2 connections would both be a: give --conn-id 'ecr_{registry}_{region}'",
+    "a a a": "3 connections would all be a: give --conn-id 'ecr_{registry}_{region}'",
+    "a b A": "a and A differ in capitals only, and MySQL takes them for one connection: "
+    "rename one",
+}
+
+
+@pytest.mark.parametrize("conn_ids", CLASHES)
+def test_no_connection_is_asked_for_twice(conn_ids: str) -> None:
+    targets = [
+        Target(conn_id, region) for conn_id, region in zip(conn_ids.split(), "xyz")
+    ]
+    assert catch(UsageError, validate_targets, targets) == CLASHES[conn_ids]
+
+
+def test_ids_that_came_to_be_the_same() -> None:
+    """By what ECR told, so no earlier."""
+    own, named = Target("e_{registry}"), Target(f"E_{REGISTRY}", registry=REGISTRY)
+    asked = [own, named, Target("builder"), Target("fine")]
+    clashes = find_clashes([token_for(target) for target in asked], ["Builder", "old"])
+    assert list(clashes) == [f"e_{REGISTRY}", f"E_{REGISTRY}", "builder"]
+    assert set(clashes.values()) == {
+        "another connection of this run has that id too; give each an id of its own"
+    }
 
 
 def test_no_token_replaces_the_credentials() -> None:
     builder = Target("Builder", "x", aws_conn_id="builder")
-    with pytest.raises(UsageError) as caught:
-        validate_targets([builder])
-    assert str(caught.value) == (
+    assert catch(UsageError, validate_targets, [builder]) == (
         "builder holds AWS credentials, which the token would replace: give another "
         "connection id than that of aws_conn_id"
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=9)), st.lists(st.text(max_size=13)), st.text())
 def test_targets(regions: list[str], registries: list[str], template: str) -> None:
     try:
