@@ -121,7 +121,8 @@ def test_a_malformed_fernet_key(
     assert said in ran.stderr
     assert "s3cret" not in ran.stderr
     held = airflow.connection("docker_default") or {}
-    assert held["password"] == "old"
+    kept = held["password"] == "old"
+    assert kept, "the old connection is lost"
 
 
 def test_a_database_url_that_is_none(command: Command, real: Real) -> None:

@@ -83,7 +83,8 @@ def test_ten_in_one_request(
     ran = command(*registries, "--conn-id", "ten_{registry}")
     assert (ran.status, ran.stderr) == (0, "")
     assert ran.stdout.count("  written  ") == 10
-    assert server.writes() == before + 1
+    # One request, which airflowctl sends up to three times if no answer comes in 5 s.
+    assert 1 <= server.writes() - before <= 3
     for registry in REGISTRIES:
         held = server.connection(f"ten_{registry}") or {}
         newest = held["password"] == ecr.tokens["us-east-1", registry][-1]
@@ -161,7 +162,8 @@ def test_not_logged_in(command: Command, server: ApiServer, trouble: Trouble) ->
     assert "airflowctl auth login" in ran.stderr
     assert ran.stderr.count("\n") == 1
     held = server.connection(conn_id) or {}
-    assert held["password"] == "old"
+    kept = held["password"] == "old"
+    assert kept, "the old connection is lost"
 
 
 def test_may_not_write(command: Command, server: ApiServer) -> None:
@@ -201,7 +203,8 @@ def test_server_in_trouble(command: Command, server: ApiServer) -> None:
     assert server.url in ran.stderr
     assert ran.stderr.count("\n") == 1
     held = server.connection("trouble") or {}
-    assert held["password"] == "old"
+    kept = held["password"] == "old"
+    assert kept, "the old connection is lost"
 
 
 DROP_IN = (ROOT / "examples/systemd/airflowctl.conf").read_text()

@@ -25,7 +25,7 @@ def test_the_demo_installs_once_and_shows_a_write_a_check_and_a_failure() -> Non
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout
     assert "Installing" not in done.stdout

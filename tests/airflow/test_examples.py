@@ -55,7 +55,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=280,
         )
         return done.stdout.split("\n=== end ===\n")[:-1]
 

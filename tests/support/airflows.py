@@ -29,16 +29,9 @@ import uv
 ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".envs"
 FERNET_KEY = base64.urlsafe_b64encode(b"a fixed key: test runs compare!!").decode()
 
-FIELDS = (
-    "conn_type",
-    "description",
-    "host",
-    "port",
-    "schema",
-    "login",
-    "password",
-    "extra",
-)
+# Of a connection, what a test looks at.
+FIELDS = ["conn_type", "description", "host", "port", "schema"]
+FIELDS += ["login", "password", "extra"]
 PRINT_CONNECTION = Path(__file__).with_name("print_connection.py")
 # Then the tests take every Airflow in every place, and not only what differs.
 NIGHTLY = os.environ.get("NIGHTLY") == "true"
@@ -154,7 +147,8 @@ def connection(
     program = [str(python), "-I", str(PRINT_CONNECTION), conn_id, *FIELDS]
     printed = _output(program, env)
     rows: list[dict[str, Any]] = json.loads(printed.rpartition("\n::")[2])
-    assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
+    count = len(rows)
+    assert count < 2, f"{count} connections called {conn_id}"
     return rows[0] if rows else None
 
 
@@ -212,18 +206,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 def build_all() -> None:
     """All that this machine has a Python for; with CI=true, it must have them all."""
-    with ThreadPoolExecutor() as pool:
-        versions = [*RECIPES, AIRFLOWCTL]
-        building = [
-            (version, pool.submit(environment, version)) for version in versions
-        ]
-    for version, built in building:
+    versions = [*RECIPES, AIRFLOWCTL]
+    with ThreadPoolExecutor(len(versions)) as pool:
+        building = {v: pool.submit(environment, v) for v in versions}
+    for version, built in building.items():
         try:
             print(built.result())
         except Unavailable as unavailable:
-            print(f"{version}, whose tests skip: {unavailable}")
             if os.environ.get("CI") == "true":
                 raise
+            print(f"{version}, whose tests skip: {unavailable}")
 
 
 def main() -> None:

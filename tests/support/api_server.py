@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -31,7 +31,7 @@ class ApiServer:
     url: str
     folder: Path
     env: dict[str, str]
-    token: str
+    token: str = field(repr=False)
 
     def client(self, home: Path, url: str = "") -> dict[str, str]:
         """airflowctl's environment after a login, with ``home`` as its AIRFLOW_HOME.
@@ -74,9 +74,8 @@ class ApiServer:
 
     def writes(self) -> int:
         """How many bulk requests were let in, by the audit log."""
-        return len(
-            query(self.database, "SELECT 1 FROM log WHERE event = 'bulk_connections'")
-        )
+        writes = "SELECT 1 FROM log WHERE event = 'bulk_connections'"
+        return len(query(self.database, writes))
 
     @contextlib.contextmanager
     def broken(self) -> Iterator[None]:

@@ -70,7 +70,8 @@ def query(url: str, question: str) -> list[dict[str, Any]]:
 def read_connection(url: str, conn_id: str) -> dict[str, Any] | None:
     """As airflows.connection has it, which tests/airflow/test_airflow.py holds beside it."""
     rows = query(url, f"SELECT * FROM connection WHERE conn_id = '{conn_id}'")
-    assert len(rows) < 2, f"{len(rows)} connections called {conn_id}"
+    count = len(rows)
+    assert count < 2, f"{count} connections called {conn_id}"
     if not rows:
         return None
     (row,) = rows
