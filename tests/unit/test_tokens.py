@@ -45,6 +45,7 @@ def test_a_token(aws: EcrStandIn) -> None:
     target = Target("e_{registry}", US)
     token = fetch(target)
     assert isinstance(token, Token)
+    assert token.expires_at.tzinfo is timezone.utc
     is_granted = [token.password] == aws.tokens[US, ACCOUNT]
     assert is_granted
     assert replace(token, password="s3cret") == Token(
@@ -121,6 +122,7 @@ FAULTS = [
     ("proxyEndpoint", None, NO_ENDPOINT),
     ("proxyEndpoint", f"https://{HOST}/v2/", NO_ENDPOINT),
     ("authorizationToken", "!not base64!", NO_TEXT),
+    ("authorizationToken", f"!{encoded(b'AWS:password')}", NO_TEXT),
     ("authorizationToken", encoded(b"AWS:\xff\xfe"), NO_TEXT),
     ("authorizationToken", encoded(b"nocolon"), NO_LOGIN),
     ("authorizationToken", encoded(b"AWS:"), NO_LOGIN),
@@ -235,6 +237,18 @@ def test_an_answer_that_does_not_come(
     assert told == f"ECR gave no whole answer; {TRY_AGAIN}"
 
 
+def test_credentials_that_do_not_come(
+    aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "PATIENCE", 0.2)
+    aws.faults["sts"] = Fault(delay=2)
+    role = "arn:aws:iam::111111111111:role/pull"
+    assert str(fetch(Target(region=US, role_arn=role))) == (
+        "no AWS credentials came in 0.2 s; check the profile, the role, and this host's "
+        "network"
+    )
+
+
 def test_a_program_that_gives_no_credentials(
     aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -249,9 +263,11 @@ def test_a_program_that_gives_no_credentials(
         "source_profile = slow\n"
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    target = Target(region=US, aws_conn_id="aws")
+    held = HeldConnection("aws", True, "", "", "", "", {"profile_name": "role"})
     for patience in (0.4, 2, 10):  # a slow host takes so long to start it
         monkeypatch.setattr(tokens, "PATIENCE", patience)
-        assert str(fetch(Target(region=US, profile="role"))) == (
+        assert str(fetch_tokens([target], {"aws": held})[target]) == (
             "no AWS credentials came: the credential_process of the profile slow gave "
             f"none in {patience:g} s; run it by hand, as this user"
         )
