@@ -86,6 +86,7 @@ class Interpreter:
         self._stdout = cast(IO[bytes], process.stdout)
         self._marker = marker.encode()
         self._seconds_left = timeout
+        self._ends_itself_at = time.monotonic() + timeout
         self._unanswered = 0
         self._failure: StepFailed | None = None
         self._doing = "starting"
@@ -151,12 +152,10 @@ class Interpreter:
 
     def _send(self, action: str, **arguments: Any) -> None:
         """Without waiting for the answer (in_airflow.py has the actions)."""
-        request = {
-            "action": action,
-            "arguments": arguments,
-            # A little more than ours, so that ours comes first where it reaches.
-            "seconds": self._seconds_left + 1,
-        }
+        # A little more than ours, so that ours comes first where it reaches.
+        seconds = self._seconds_left + 1
+        request = {"action": action, "arguments": arguments, "seconds": seconds}
+        self._ends_itself_at = time.monotonic() + seconds
         self._unanswered += 1
         self._put(request)
 
@@ -210,7 +209,7 @@ class Interpreter:
                 return b""  # though a child of its may still hold stdout
 
     def _explain_end(self, printed: bytes, deadline: float) -> StepFailed:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or self._has_ended_itself():
             why = f"killed after {self._timeout:g} s, while {self._doing}"
             return TimedOut(mask(f"{self._command}: {why}; see --timeout"))
         self._has_ended(GRACE)
@@ -219,3 +218,10 @@ class Interpreter:
         said = re.findall(r"^(?!\[\{).*\S", text, re.MULTILINE) or ["it said nothing"]
         why = f"{said[-1]} (exit status {self._process.returncode})"
         return StepFailed(mask(f"{self._command}: {why}")[:LONGEST_REASON])
+
+    def _has_ended_itself(self) -> bool:
+        """As it does if its answer comes too late while nobody waits for it."""
+        if time.monotonic() < self._ends_itself_at:
+            return False
+        self._has_ended(GRACE)
+        return self._process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
