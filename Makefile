@@ -34,7 +34,7 @@ install uninstall:
 $(VENV)/ready: setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[test]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[test]'
 	touch $@
 
 demo: $(VENV)/ready
@@ -76,7 +76,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.bench --svg examples/bench.svg
 
 $(VENV)/lint: $(VENV)/ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[lint]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[lint]'
 	touch $@
 
 lint: $(VENV)/lint

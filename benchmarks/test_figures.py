@@ -16,14 +16,8 @@ import pytest
 from benchmarks.measure import Job, seconds, take_turns
 from tests.support import airflows
 from tests.support.api_server import ApiServer
-from tests.support.command import (
-    INSTALLED,
-    MODULE,
-    ROUNDS,
-    Command,
-    FakeAirflow,
-    RealAirflow,
-)
+from tests.support.command import INSTALLED, MODULE, ROUNDS, Command, FakeAirflow
+from tests.support.real_airflow import RealAirflow
 
 Real = Callable[[str], RealAirflow]
 Fake = Callable[..., FakeAirflow]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import ROUNDS, Command, OnDatabase, Ran
+from tests.support.command import ROUNDS, Command, Ran
 from tests.support.database import Reader, connect
+from tests.support.real_airflow import OnDatabase
 
 HOSTS = int(os.environ.get("HOSTS", "8"))
 PLACES = [

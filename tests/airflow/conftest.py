@@ -7,6 +7,13 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests.support.real_airflow import (  # noqa: F401 - fixtures
+    api_server,
+    database_servers,
+    on_database,
+    real,
+)
+
 SERVERS = ("airflowctl", "database_server")  # in the names of tests that need one
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import airflows
-from tests.support.command import DATABASE_URL, Command, Real, RealAirflow
+from tests.support.command import Command
 from tests.support.database import Reader, insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, Fault
+from tests.support.real_airflow import DATABASE_URL, Real, RealAirflow
 from tests.support.watcher import Watcher
 
 WAYS = [

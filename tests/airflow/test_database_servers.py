@@ -12,8 +12,9 @@ from contextlib import closing
 import pytest
 
 from tests.support.airflows import NIGHTLY
-from tests.support.command import Command, OnDatabase, Ran
+from tests.support.command import Command, Ran
 from tests.support.database import Reader, connect, execute, query
+from tests.support.real_airflow import OnDatabase
 
 BY_IMPORT = [("postgres", "3.3.2"), ("mariadb", "2.11.2")]
 if NIGHTLY:

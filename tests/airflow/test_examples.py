@@ -16,8 +16,9 @@ import pytest
 import uv
 
 from tests.support import airflows
-from tests.support.command import MODULE, PACKAGE, ROOT, Command, Real, RealAirflow
+from tests.support.command import MODULE, PACKAGE, ROOT, Command
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
+from tests.support.real_airflow import Real, RealAirflow
 
 DAGS = ROOT / "examples/dags"
 TASKS = {

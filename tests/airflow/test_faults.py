@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import airflows
 from tests.support.api_server import ApiServer
-from tests.support.command import DATABASE_URL, Command, OnDatabase, Real
+from tests.support.command import Command
 from tests.support.database import connect, execute, find_port, name_for_airflow
 from tests.support.ecr_stand_in import EcrStandIn
 from tests.support.faults import (
@@ -26,6 +26,7 @@ from tests.support.faults import (
     in_database,
     strike,
 )
+from tests.support.real_airflow import DATABASE_URL, OnDatabase, Real
 
 OnReal = Callable[[str], Scene]
 by_signal = pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import airflows
-from tests.support.command import Command, Real
+from tests.support.command import Command
 from tests.support.database import insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Role
+from tests.support.real_airflow import Real
 from tests.support.registry_stand_in import RegistryStandIn
 
 VERSIONS = ["2.5.3", "2.11.2", "3.3.2"]  # 1.10 has no `connections get`

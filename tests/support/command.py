@@ -14,8 +14,6 @@ from typing import Any, Callable
 
 import pytest
 
-from tests.support import airflows
-from tests.support.database import read_connection
 from tests.support.ecr_stand_in import ACCOUNT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +28,6 @@ INSTALLED = (
 # The registry whose token the stand-in gives, if no other is asked for.
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 A, B, C = "111111111111", "222222222222", "333333333333"  # other accounts' registries
-DATABASE_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 
@@ -137,28 +134,3 @@ class FakeAirflow:
 
 # Puts a fake Airflow of some version, with some trouble, in place.
 Place = Callable[..., FakeAirflow]
-
-
-@dataclass
-class RealAirflow:
-    """A real Airflow with a metadata database of its own."""
-
-    version: str
-    env: dict[str, str]
-
-    @property
-    def script(self) -> str:
-        return str(airflows.environment(self.version) / "bin/airflow")
-
-    @property
-    def database(self) -> str:
-        return self.env[DATABASE_URL]
-
-    def connection(self, conn_id: str) -> dict[str, Any] | None:
-        return read_connection(self.database, conn_id)
-
-
-# Makes a real Airflow on a database of some kind, and tells its URL.
-OnDatabase = Callable[[str, str], "tuple[RealAirflow, str]"]
-# Makes a real Airflow of some version, on SQLite.
-Real = Callable[[str], RealAirflow]

@@ -7,26 +7,12 @@ import shutil
 import signal
 import sys
 import threading
-from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Generator, Iterator
+from typing import Any, Generator, Iterator
 
 import pytest
 
-from tests.support import airflows, mariadb, postgres
-from tests.support import api_server as api_servers
-from tests.support.api_server import ApiServer
-from tests.support.command import (
-    DATABASE_URL,
-    FAKE,
-    Command,
-    FakeAirflow,
-    OnDatabase,
-    Place,
-    RealAirflow,
-)
-from tests.support.database import Server, name_for_airflow
+from tests.support.command import FAKE, Command, FakeAirflow, Place
 from tests.support.ecr_stand_in import EcrStandIn, environment
 from tests.support.registry_stand_in import RegistryStandIn
 
@@ -34,7 +20,10 @@ from tests.support.registry_stand_in import RegistryStandIn
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Why a test may be skipped in CI, where else a skip is a failure.
-SKIPS_IN_CI = ("this machine allows none anyway",)
+SKIPS_IN_CI = (
+    "this machine allows none anyway",  # core dumps
+    "other users cannot run",  # this Python, as where it is in a home directory
+)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -117,69 +106,3 @@ def fake(command: Command, tmp_path: Path) -> Place:
         return FakeAirflow(script, store, command.env)
 
     return place
-
-
-@pytest.fixture
-def real(command: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
-    """Makes a real Airflow with a fresh SQLite database, and points the command at it."""
-
-    def place(version: str) -> RealAirflow:
-        try:
-            env = airflows.home(version, tmp_path / "airflow")
-        except airflows.Unavailable as unavailable:
-            pytest.skip(str(unavailable))
-        airflow = RealAirflow(version, env)
-        command.env.update(env)
-        command.options = ["--airflow", airflow.script]
-        return airflow
-
-    return place
-
-
-@pytest.fixture(scope="session")
-def database_servers() -> Iterator[Callable[[str], Server]]:
-    """Starts PostgreSQL or MariaDB on loopback, each once."""
-    with ExitStack() as running:
-
-        @lru_cache(maxsize=None)
-        def start(kind: str) -> Server:
-            module = {"postgres": postgres, "mariadb": mariadb}[kind]
-            program = module.find_server()
-            if not program:
-                pytest.skip(f"no {kind} here: apt-get install {module.PACKAGE}")
-            server: Server = running.enter_context(module.serving(program))
-            return server
-
-        yield start
-
-
-@pytest.fixture
-def on_database(
-    command: Command,
-    real: Callable[[str], RealAirflow],
-    database_servers: Callable[[str], Server],
-) -> OnDatabase:
-    """Makes a real Airflow with a database of its own, in a server or in a file."""
-
-    def place(kind: str, version: str) -> tuple[RealAirflow, str]:
-        server = None if kind == "sqlite" else database_servers(kind)
-        airflow = real(version)
-        if not server:
-            return airflow, airflow.env[DATABASE_URL]
-        url = server.make_database(version, airflow.env)
-        airflow.env = airflows.on_database(airflow.env, name_for_airflow(url))
-        command.env.update(airflow.env)
-        return airflow, url
-
-    return place
-
-
-@pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """A real API server of Airflow 3, for airflowctl. Its database is one for all tests."""
-    try:
-        airflows.find_python(*airflows.CLIENT.pythons)
-    except airflows.Unavailable as unavailable:
-        pytest.skip(str(unavailable))
-    with api_servers.serving(tmp_path_factory.mktemp("api-server")) as server:
-        yield server

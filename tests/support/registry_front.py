@@ -14,13 +14,13 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support.certificates import make_certificates
 from tests.support.ecr_stand_in import EcrStandIn, QuietHandler
 from tests.support.registry_stand_in import (
     EXPIRED,
     INVALID,
     denied,
     login_and_password,
-    make_certificates,
 )
 
 PASSED_ON = ("Content-Type", "Content-Length", "Docker-Content-Digest", "ETag")
