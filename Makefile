@@ -56,9 +56,9 @@ coverage: $(VENV)/ready
 	-$(BIN)/coverage combine --quiet  # a process that was killed leaves half a file
 	$(BIN)/coverage report --fail-under=95
 
-# Three on two cores, because much of it is a wait for a timer. Each file boots a machine once.
+# Each file stays in one worker, where it boots a machine once.
 host: $(VENV)/ready
-	$(BIN)/python -m pytest tests/host --ignore=$(E2E) -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/host --ignore=$(E2E) -n 2 --dist loadfile
 
 e2e: $(VENV)/ready
 	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)' -n 2
