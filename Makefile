@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 AIRFLOW ?=
 FIGURES ?= benchmarks
+QUICK ?= tests/unit tests/command
 E2E = tests/host/test_e2e.py
 
 .PHONY: help install uninstall demo test quick coverage host e2e environments faults figures nightly
@@ -47,7 +48,7 @@ test: environments coverage
 	$(BIN)/python -m pytest tests/command tests/airflow -n auto
 
 quick: $(VENV)/ready
-	$(BIN)/python -m pytest tests/unit tests/command -n auto -q
+	$(BIN)/python -m pytest $(QUICK) -n auto -q
 
 coverage: export COVERAGE_FILE = $(abspath $(VENV))/coverage/data
 coverage: $(VENV)/ready
