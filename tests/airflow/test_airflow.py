@@ -31,8 +31,15 @@ def test_write_and_rewrite(
     version: str,
     method: str,
 ) -> None:
-    """Here Airflow's own code reads a connection, and reads what all tests read by SQL."""
+    """Here Airflow's own code reads a connection, and reads what all tests read by SQL.
+
+    One that is there already is replaced as a whole.
+    """
     airflow = real(version)
+    old_place = {"port": "5000", "schema": "old"}
+    insert_connection(
+        airflow.database, "ecr.us-east-1", "old", conn_type="docker", **old_place
+    )
     options = ["-r", "us-east-1", "-r", "eu-west-1", "--conn-id", "ecr.{region}"]
     options += ["--method", method]
     with Watcher(command.secrets, tmp_path, Path("/dev/shm")) as watcher:

@@ -13,7 +13,7 @@ import pytest
 from tests.support import airflows
 from tests.support.api_server import ApiServer
 from tests.support.command import ROOT, Command
-from tests.support.database import find_port, insert_connection
+from tests.support.database import Reader, find_port, insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.watcher import Watcher
 
@@ -60,15 +60,20 @@ def test_write_and_overwrite(
 ) -> None:
     """The second time with -v, which shows no secret either."""
     tokens, extra = ecr.tokens, '{"email": "x@example.com"}'
+    old = {"conn_type": "docker", "port": "5000", "schema": "old"}
+    insert_connection(server.database, "twice", "old", **old)
     with Watcher(command.secrets, tmp_path, server.folder, Path("/dev/shm")) as watcher:
         first = command("--conn-id", "twice", "--conn-extra", extra)
         assert (first.status, first.stderr) == (0, "")
         assert f"twice  written  {HOST}, until " in first.stdout
         assert_holds(server, "twice", tokens["us-east-1", ACCOUNT][0], extra)
-        second = command("--conn-id", "twice", "-v")
+        with Reader(server.database, ("twice",)) as reader:
+            second = command("--conn-id", "twice", "-v")
         assert second.status == 0
         assert "Successfully imported ['twice'] connection(s)" in second.stderr
         assert_holds(server, "twice", tokens["us-east-1", ACCOUNT][1])
+    assert (reader.missing, len(reader.passwords)) == (0, 2)
+    assert reader.reads > 50
     watcher.look()  # and at what is left: the database with its audit log, the logs
     assert watcher.rounds > 20
     assert watcher.seen == set()
@@ -166,8 +171,17 @@ def test_not_logged_in(command: Command, server: ApiServer, trouble: Trouble) ->
     assert kept, "the old connection is lost"
 
 
+def test_who_may_edit_connections_need_be_no_admin(
+    command: Command, server: ApiServer
+) -> None:
+    command.env["AIRFLOW_CLI_TOKEN"] = server.token_for("OP")
+    ran = command("--conn-id", "allowed", "-q")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert server.connection("allowed")
+
+
 def test_may_not_write(command: Command, server: ApiServer) -> None:
-    command.env["AIRFLOW_CLI_TOKEN"] = server.viewers_token()
+    command.env["AIRFLOW_CLI_TOKEN"] = server.token_for("VIEWER")
     ran = command("--conn-id", "forbidden", "-q")
     assert ran.status == 1
     assert "Forbidden" in ran.stderr

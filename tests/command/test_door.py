@@ -358,6 +358,15 @@ def test_no_airflow(
     assert (ran.status, ecr.calls) == (1, [])
 
 
+def test_docker_exec_without_its_option(command: Command, airflow: FakeAirflow) -> None:
+    """Its -i, without which the interpreter's stdin is empty."""
+    prefix = 'sh -c \'exec "$0" "$@" </dev/null\''
+    ran = command("-r", "us-east-1", "-q", "--airflow", f"{prefix} {airflow.script}")
+    assert ran.status == 1
+    told = "stdin is closed; docker exec needs -i (exit status 1)\n"
+    assert ran.stderr == f"docker_default: {prefix} {airflow.script}: {told}"
+
+
 def test_nothing_is_imported_from_the_folder_it_starts_in(
     command: Command,
     airflow: FakeAirflow,

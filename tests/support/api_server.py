@@ -65,9 +65,9 @@ class ApiServer:
             "another secret, as long as the server's own, of 64 bytes.......",
         )
 
-    def viewers_token(self) -> str:
-        """A token of somebody who may look, but not write."""
-        return _signed(self.token, SECRET, sub="viewer", role="VIEWER")
+    def token_for(self, role: str) -> str:
+        """A token of somebody else: a VIEWER may look, an OP may write too."""
+        return _signed(self.token, SECRET, sub=role.lower(), role=role)
 
     def connection(self, conn_id: str) -> dict[str, Any] | None:
         return read_connection(self.database, conn_id)
