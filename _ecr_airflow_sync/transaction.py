@@ -15,12 +15,6 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-# By SQLAlchemy's name of the database. Reads go on.
-LOCKS = {
-    "postgresql": "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE",  # to the end
-    "mysql": "DO GET_LOCK('ecr-airflow-sync', 60)",  # until this process is over
-}
-
 
 def main() -> None:
     from airflow import settings
@@ -43,14 +37,25 @@ def _begin(session: Any) -> None:
 
 
 def _wait_for_others(session: Any) -> None:
-    """On 1.10, whose table has no unique key: two hosts would add the same row."""
+    """On 1.10, whose table has no unique key: two hosts would add the same row.
+
+    Reads go on. The lock lasts to the end of the transaction; in MySQL, which would end
+    the transaction to lock a table, to the end of this process.
+    """
     from airflow.models import Connection
 
-    if Connection.__table__.c.conn_id.unique:
+    table = Connection.__table__
+    database = session.get_bind().dialect.name
+    if table.c.conn_id.unique or database not in ("postgresql", "mysql"):
         return
-    lock = LOCKS.get(session.get_bind().dialect.name)
-    if lock:
+    lock = f"LOCK TABLE {table.fullname} IN SHARE ROW EXCLUSIVE MODE"
+    if database == "mysql":
+        lock = "DO GET_LOCK('ecr-airflow-sync', 60)"
+    try:
         session.execute(lock)
+    except Exception:
+        session.rollback()
+        raise
 
 
 def _end(session: Any, how: str) -> None:

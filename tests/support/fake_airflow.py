@@ -33,7 +33,8 @@ class Connection:
     """As much of airflow.models.Connection as tells whether an id is unique."""
 
     conn_id = SimpleNamespace(unique=VERSION >= (2, 0))
-    __table__ = SimpleNamespace(c=SimpleNamespace(conn_id=conn_id))
+    columns = SimpleNamespace(conn_id=conn_id)
+    __table__ = SimpleNamespace(c=columns, fullname="connection")
 
 
 class Session:

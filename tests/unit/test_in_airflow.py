@@ -67,7 +67,11 @@ if "share" in sys.argv:
 if "dialect" in sys.argv:
     from airflow import models, settings
     settings.dialect = sys.argv[-1]
+    settings.refuses = False
     models.conn_id.unique = False
+if "refuse" in sys.argv:
+    from airflow import settings
+    settings.refuses = True
 if "mask" in sys.argv:
     from airflow.utils.log.secrets_masker import masker
     print(sorted(masker.patterns))
@@ -89,7 +93,9 @@ class Session:
     def commit(self): print("commit")
     def rollback(self): print("rollback")
     def close(self): print("close")
-    def execute(self, statement): print(statement)
+    def execute(self, statement):
+        if refuses: raise RuntimeError("canceling due to lock timeout")
+        print(statement)
     def get_bind(self): return self
     @property
     def dialect(self): return type("Dialect", (), {"name": dialect})
@@ -97,11 +103,14 @@ session = Session()
 def Session(): return session if shared else object()
 shared = True
 dialect = "sqlite"
+refuses = False
 """,
     "airflow/models.py": """
 class conn_id: unique = True
 class Columns: conn_id = conn_id
-class Table: c = Columns
+class Table:
+    c = Columns
+    fullname = "airflow.connection"
 class Connection: __table__ = Table
 """,
     "airflow/utils/__init__.py": "",
@@ -241,7 +250,7 @@ def test_what_each_command_does_again_is_spared(script: Path) -> None:
 @pytest.mark.parametrize(
     ("dialect", "lock"),
     [
-        ("postgresql", "LOCK TABLE connection IN SHARE ROW EXCLUSIVE MODE\n"),
+        ("postgresql", "LOCK TABLE airflow.connection IN SHARE ROW EXCLUSIVE MODE\n"),
         ("mysql", "DO GET_LOCK('ecr-airflow-sync', 60)\n"),
         ("sqlite", ""),
     ],
@@ -253,6 +262,19 @@ def test_where_ids_are_not_unique_others_wait(
     assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
     interpreter.execute("transaction.py", "rollback")
     interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+
+
+def test_a_lock_that_cannot_be_had_leaves_a_session_that_works(
+    interpreter: Interpreter,
+) -> None:
+    interpreter.run(Command(["dialect", "postgresql"]))
+    interpreter.run(Command(["refuse"]))
+    outcome = interpreter.execute("transaction.py", "begin")
+    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+    assert outcome.status == 1
+    assert outcome.output.startswith("rollback\n")
+    assert outcome.output.endswith("RuntimeError: canceling due to lock timeout\n")
+    assert interpreter.run(Command(["commit"])).output.endswith("\ncommit\nclose\n")
 
 
 def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
