@@ -10,6 +10,17 @@ from .errors import StepFailed
 from .model import HeldConnection, Target
 
 SESSION_NAME = "ecr-airflow-sync"
+# What is read from a connection's extra as text.
+TEXTS = (
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "endpoint_url",
+    "external_id",
+    "profile_name",
+    "region_name",
+    "role_arn",
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,10 @@ def _get_extra(target: Target, held: HeldConnection | None) -> Mapping[str, Any]
             f"aws_conn_id {target.aws_conn_id}: its extra is no JSON object; "
             'give one, such as {"region_name": "us-east-1"}, or none'
         )
+    for name in TEXTS:
+        if not isinstance(extra.get(name) or "", str):
+            why = f"{name} in its extra is no text; put it in quotes"
+            raise StepFailed(f"aws_conn_id {target.aws_conn_id}: {why}")
     return extra
 
 

@@ -169,6 +169,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"aws_iam_role": "puller"}, OTHER_KIND),
     (["region_name"], NO_OBJECT),
     ("region_name=us-east-1", NO_OBJECT),
+    ({"external_id": 42}, "external_id in its extra is no text; put it in quotes"),
     *(
         ({"assume_role_kwargs": {"DurationSeconds": seconds}}, NO_DURATION)
         for seconds in ("an hour", None, float("inf"))
