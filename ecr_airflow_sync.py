@@ -162,11 +162,13 @@ def _renew_due(
             clashes = find_clashes(tokens, taken)
             ours = [token for token in tokens if token.conn_id not in clashes]
             connections = [Connection.holding(token) for token in ours]
+            unknown = [c for c in connections if c.conn_id not in known]
+            to_judge = [] if replace else unknown
             remarks = None
             if dry_run:
-                errors, remarks = _plan(connections, running, known, replace)
+                errors, remarks = _plan(connections, to_judge, running)
             else:
-                errors = _write(connections, running, known, replace)
+                errors = _write(connections, to_judge, running)
             errors.update(clashes)
             found = running.found
     except StepFailed as failure:
@@ -176,31 +178,28 @@ def _renew_due(
 
 def _write(
     connections: Sequence[Connection],
+    to_judge: Sequence[Connection],
     running: RunningAirflow,
-    known: Collection[str],
-    replace: bool,
 ) -> dict[str, str]:
-    """Why connections were not written, by their ids."""
-    foreign = {}
-    if not replace:
-        unknown = [c for c in connections if c.conn_id not in known]
-        held = running.look_up(connection.conn_id for connection in unknown)
-        foreign = find_foreign(unknown, held)
+    """Why connections were not written, by their ids.
+
+    Those ``to_judge`` may be somebody else's.
+    """
+    held = running.look_up(connection.conn_id for connection in to_judge)
+    foreign = find_foreign(to_judge, held)
     ours = [c for c in connections if c.conn_id not in foreign]
     return {**foreign, **running.write(ours)}
 
 
 def _plan(
     connections: Sequence[Connection],
+    to_judge: Sequence[Connection],
     running: RunningAirflow,
-    known: Collection[str],
-    replace: bool,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Why connections would not be written, and how others would, by their ids."""
     running.open_database()
     held = running.look_up(connection.conn_id for connection in connections)
-    unknown = [c for c in connections if c.conn_id not in known]
-    errors = {} if replace else find_foreign(unknown, held)
+    errors = find_foreign(to_judge, held)
     remarks = {}
     for conn_id, there in held.items():
         if isinstance(there, HeldConnection):

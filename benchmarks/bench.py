@@ -18,7 +18,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from benchmarks.plot import Row, format_seconds, plot
 from tests.support import airflows, postgres
 from tests.support.command import INSTALLED, ROOT
 from tests.support.database import Reader, Server, name_for_airflow
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 from tests.support.watcher import Background, processes
 
 VERSIONS = ("1.10.15", "2.11.2", "3.3.2")
@@ -255,10 +254,9 @@ def measure(versions: Sequence[str], rounds: int) -> list[Result]:
     program = postgres.find_server()
     if not program:
         raise SystemExit(f"No PostgreSQL here: apt-get install {postgres.PACKAGE}")
-    ecr = EcrStandIn()
-    threading.Thread(target=ecr.serve_forever, daemon=True).start()
     results = []
     with ExitStack() as stack:
+        ecr = stack.enter_context(serving_here(EcrStandIn()))
         server = stack.enter_context(postgres.serving(program))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for version in versions:

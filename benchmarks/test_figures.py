@@ -16,11 +16,9 @@ import pytest
 from benchmarks.measure import Job, seconds, take_turns
 from tests.support import airflows
 from tests.support.api_server import ApiServer
-from tests.support.command import INSTALLED, MODULE, ROUNDS, Command, FakeAirflow
-from tests.support.real_airflow import RealAirflow
+from tests.support.command import INSTALLED, MODULE, ROUNDS, Command, Place
+from tests.support.real_airflow import Real
 
-Real = Callable[[str], RealAirflow]
-Fake = Callable[..., FakeAirflow]
 SLACK = float(os.environ.get("SLACK", "1"))
 TEN = [
     "--region=us-east-1",
@@ -87,7 +85,7 @@ def test_one_connection_to_airflows_own_command(
 
 @pytest.mark.parametrize(
     ("version", "bar"),
-    [("1.10.15", 1.15), ("2.5.3", 1.25), ("2.11.2", 1.4), ("3.3.2", 1.15)],
+    [("1.10.15", 1.15), ("2.5.3", 1.25), ("2.11.2", 1.15), ("3.3.2", 1.15)],
 )
 def test_ten_connections_to_one(
     command: Command, real: Real, version: str, bar: float
@@ -111,7 +109,7 @@ def cpu_seconds(code: str, env: dict[str, str]) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def test_our_own_cpu(command: Command, fake: Fake) -> None:
+def test_our_own_cpu(command: Command, fake: Place) -> None:
     airflow = fake()
     arguments = [
         "ecr-airflow-sync",

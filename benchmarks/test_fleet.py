@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import ROUNDS, Command, Ran
-from tests.support.database import Reader, connect
+from tests.support.database import Reader, query
 from tests.support.real_airflow import OnDatabase
 
 HOSTS = int(os.environ.get("HOSTS", "8"))
@@ -47,12 +46,7 @@ def list_failures(runs: list[Ran]) -> list[str]:
 
 
 def count_rows(url: str) -> int:
-    with closing(connect(url)) as database:
-        cursor = database.cursor()
-        cursor.execute(
-            "SELECT count(*) FROM connection WHERE conn_id = 'docker_default'"
-        )
-        return int(cursor.fetchone()[0])
+    return len(query(url, "SELECT 1 FROM connection WHERE conn_id = 'docker_default'"))
 
 
 @pytest.mark.timeout(1800)

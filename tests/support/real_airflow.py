@@ -45,7 +45,7 @@ Real = Callable[[str], RealAirflow]
 
 
 @pytest.fixture
-def real(command: Command, tmp_path: Path) -> Callable[[str], RealAirflow]:
+def real(command: Command, tmp_path: Path) -> Real:
     """Makes a real Airflow with a fresh SQLite database, and points the command at it."""
 
     def place(version: str) -> RealAirflow:
@@ -81,7 +81,7 @@ def database_servers() -> Iterator[Callable[[str], Server]]:
 @pytest.fixture
 def on_database(
     command: Command,
-    real: Callable[[str], RealAirflow],
+    real: Real,
     database_servers: Callable[[str], Server],
 ) -> OnDatabase:
     """Makes a real Airflow with a database of its own, in a server or in a file."""
