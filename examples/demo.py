@@ -12,12 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 from tests.support import airflows
-from tests.support.ecr_stand_in import EcrStandIn, Fault, environment
+from tests.support.ecr_stand_in import EcrStandIn, Fault, environment, serving_here
 from tests.support.registry_stand_in import RegistryStandIn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,9 +69,8 @@ def main() -> None:
     if not airflows.is_built(version):
         print(f"Installing Airflow {version} under .envs/, which takes a minute or so")
     airflow = os.path.relpath(airflows.environment(version) / "bin/airflow")
-    ecr = EcrStandIn()
-    threading.Thread(target=ecr.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="ecr-airflow-sync-demo-") as folder:
+    own_folder = tempfile.TemporaryDirectory(prefix="ecr-airflow-sync-demo-")
+    with serving_here(EcrStandIn()) as ecr, own_folder as folder:
         there = airflows.home(version, Path(folder, "airflow"))
         env = {**os.environ, **there, **environment(ecr.url), "STATE_DIRECTORY": folder}
 

@@ -12,12 +12,11 @@ import pytest
 
 from tests.support import airflows
 from tests.support.api_server import ApiServer
-from tests.support.command import ROOT, Command
+from tests.support.command import HOST, ROOT, Command
 from tests.support.database import Reader, find_port, insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.watcher import Watcher
 
-HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 REGISTRIES = [f"{number:012}" for number in range(1, 11)]
 
 

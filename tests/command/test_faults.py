@@ -11,7 +11,6 @@ import os
 import socketserver
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -19,7 +18,7 @@ import pytest
 
 from tests.support import ecr_stand_in
 from tests.support.command import Command, Place
-from tests.support.ecr_stand_in import EcrStandIn
+from tests.support.ecr_stand_in import EcrStandIn, serving_here
 from tests.support.faults import (
     MOMENTS,
     WAYS,
@@ -52,14 +51,13 @@ def test_a_signal(on_fake: OnFake, way: Way, version: str) -> None:
 @contextlib.contextmanager
 def half_an_answer(scene: Scene) -> Iterator[None]:
     url = scene.command.env["AWS_ENDPOINT_URL_ECR"]
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HalfAnswers) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    half_answering = socketserver.ThreadingTCPServer(("127.0.0.1", 0), HalfAnswers)
+    with serving_here(half_answering) as server:
         there = f"http://127.0.0.1:{server.server_address[1]}"
         scene.command.env["AWS_ENDPOINT_URL_ECR"] = there
         scene.ecr.tokens["half", "a token"] = [HalfAnswers.token]
         yield
         scene.command.env["AWS_ENDPOINT_URL_ECR"] = url
-        server.shutdown()
 
 
 # Into a pipe, the status of the command itself is lost.

@@ -12,17 +12,9 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import HOST, ROOT
 from tests.support.docker_worker import CTL, SAYS, DockerWorker, docker_worker
-from tests.support.worker import (
-    HOST,
-    SERVICE,
-    UID,
-    Worker,
-    add_airflow,
-    install_units,
-    own,
-)
+from tests.support.worker import SERVICE, UID, Worker, add_airflow, install_units, own
 
 HOUR = 3600
 REFUSED = f"https://{HOST}/v2/ failed with status: 403"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -14,15 +13,15 @@ import uv
 
 from tests.support import airflows
 from tests.support.booted_systemd import Machine, boot, require, wait_until
+from tests.support.command import HOST
 from tests.support.container import INSIDE, container_in
 from tests.support.cron import LINE
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 from tests.support.pages import commands
 from tests.support.worker import (
     AIRFLOW,
     DEFAULT,
     HOME,
-    HOST,
     SERVICE,
     SYNC,
     TIMER,
@@ -159,8 +158,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     mounts.update({HOME: [folder / "home"], "/srv/project": [folder / "project"]})
     mounts["/home/python"] = mounts["/opt/python"]
     mounts["/opt/of-uv"] = [Path(uv.find_uv_bin()).parent]
-    with boot(mounts) as machine, EcrStandIn() as ecr:
-        threading.Thread(target=ecr.serve_forever, daemon=True).start()
+    with boot(mounts) as machine, serving_here(EcrStandIn()) as ecr:
         worker = Worker(machine, folder / "home", ecr)
         add_airflow(machine)
         machine.run("useradd", f"--uid={ADMIN}", "--create-home", "admin")

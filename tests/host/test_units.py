@@ -10,9 +10,9 @@ import sqlite3
 import time
 
 from tests.support.booted_systemd import wait_until
-from tests.support.command import ROOT
+from tests.support.command import HOST, ROOT
 from tests.support.ecr_stand_in import Call, Fault
-from tests.support.worker import HOME, HOST, SERVICE, SYNC, TIMER, UID, UNITS, Worker
+from tests.support.worker import HOME, SERVICE, SYNC, TIMER, UID, UNITS, Worker
 
 
 def test_systemd_has_nothing_to_say(worker: Worker) -> None:

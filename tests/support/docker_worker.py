@@ -17,10 +17,9 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, TypeVar
+from typing import Iterator
 
 import pytest
 import uv
@@ -28,11 +27,11 @@ import uv
 from tests.support import airflows
 from tests.support.api_server import serving
 from tests.support.booted_systemd import Machine, boot, require, wait_until
-from tests.support.command import ROOT
+from tests.support.command import HOST, ROOT
 from tests.support.docker import NEEDS, Docker, docker_in
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 from tests.support.registry_front import RegistryFront
-from tests.support.worker import HOME, HOST, SYNC, mount_all, mount_client
+from tests.support.worker import HOME, SYNC, mount_all, mount_client
 
 SAYS = "scraped all of it"
 # Airflow 1.10 waits forever for what a container says that ended before it could listen.
@@ -68,7 +67,6 @@ FROM_FILE = f"""#!/bin/sh
 exec cat {HELPERS}/answer.json
 """
 
-AnyServer = TypeVar("AnyServer", EcrStandIn, RegistryFront)
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
@@ -197,9 +195,9 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
     (folder / "certificates").mkdir()
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_network())
-        ecr = stack.enter_context(_serving(EcrStandIn()))
+        ecr = stack.enter_context(serving_here(EcrStandIn()))
         front = RegistryFront(ecr, HOST, f"http://{BEHIND}", folder / "certificates")
-        stack.enter_context(_serving(front))
+        stack.enter_context(serving_here(front))
         home, env = stack.enter_context(_airflow(version, folder))
         dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
         mounts.update({HOME: [home], DAGS: dags})
@@ -238,16 +236,6 @@ def _dag_without_connection(folder: Path) -> Path:
     text = text.replace("docker_from_ecr", "without_connection")
     (dags / "without_connection.py").write_text(text)
     return dags
-
-
-@contextlib.contextmanager
-def _serving(server: AnyServer) -> Iterator[AnyServer]:
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextlib.contextmanager

@@ -15,13 +15,15 @@ import base64
 import json
 import re
 import secrets
+import socketserver
 import threading
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Iterator, TypeVar
 from urllib.parse import parse_qsl
 from xml.etree import ElementTree
 
@@ -64,6 +66,7 @@ STS_CODES = {
     "ExpiredTokenException": "ExpiredToken",
     "MissingAuthenticationToken": "MissingAuthenticationToken",
 }
+AnyServer = TypeVar("AnyServer", bound=socketserver.BaseServer)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def new_token(expires_at: float) -> str:
 
 
 class EcrStandIn(ThreadingHTTPServer):
-    """Serves until ``shutdown``. ``calls`` is what was asked, ``tokens`` what was given."""
+    """``calls`` is what was asked, ``tokens`` what was given."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -216,10 +219,6 @@ class EcrStandIn(ThreadingHTTPServer):
         self.lifetime = float(TWELVE_HOURS)
         self.ahead = 0.0  # seconds: lets tokens and temporary keys expire at once
         self.lock = threading.Lock()
-
-    def serve_forever(self, poll_interval: float = 0.02) -> None:
-        """As always, but ``shutdown`` does not take half a second."""
-        super().serve_forever(poll_interval)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no error of ours."""
@@ -577,6 +576,18 @@ def environment(url: str, identity: Identity = WORKER) -> dict[str, str]:
     if identity.session_token:
         env["AWS_SESSION_TOKEN"] = identity.session_token
     return env
+
+
+@contextmanager
+def serving_here(server: AnyServer) -> Iterator[AnyServer]:
+    """Have any server of socketserver serve in a thread, until the block ends."""
+    # Looking that often, it does not take half a second to shut down.
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def main() -> None:

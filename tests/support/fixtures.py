@@ -6,14 +6,13 @@ import os
 import shutil
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any, Generator, Iterator
 
 import pytest
 
 from tests.support.command import FAKE, Command, FakeAirflow, Place
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 from tests.support.registry_stand_in import RegistryStandIn
 
 # What nohup ignores, children would ignore too.
@@ -47,11 +46,8 @@ def _forbid_skip(report: Any) -> None:
 
 @pytest.fixture
 def ecr() -> Iterator[EcrStandIn]:
-    server = EcrStandIn()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving_here(EcrStandIn()) as server:
+        yield server
 
 
 @pytest.fixture

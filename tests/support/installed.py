@@ -11,19 +11,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
-from tests.support.ecr_stand_in import EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 
 FAKE = Path(__file__).with_name("fake_airflow.py")
 
 
 def main() -> None:
     command = str(Path(sys.argv[1]).absolute())
-    ecr = EcrStandIn()
-    threading.Thread(target=ecr.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory() as folder:
+    with serving_here(EcrStandIn()) as ecr, tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "airflow")
         script.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
         script.chmod(0o755)

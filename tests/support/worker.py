@@ -17,11 +17,10 @@ from cryptography.fernet import Fernet
 from tests.support import airflows
 from tests.support.booted_systemd import Machine
 from tests.support.command import ROOT
-from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, environment
+from tests.support.ecr_stand_in import EcrStandIn, environment
 
 AIRFLOW = "2.11.2"
 HOME = "/srv/airflow"  # AIRFLOW_HOME
-HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 SYNC = "ecr-airflow-sync"
 SERVICE, TIMER = f"{SYNC}.service", f"{SYNC}.timer"
 DEFAULT = f"/etc/default/{SYNC}"

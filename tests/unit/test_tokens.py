@@ -18,13 +18,13 @@ from _ecr_airflow_sync import tokens
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed
 from _ecr_airflow_sync.model import HeldConnection, Target, Token
 from _ecr_airflow_sync.tokens import Granted, fetch_tokens
+from tests.support.command import HOST
 from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 
 from .conftest import NOT_ECR, TRY_AGAIN, wait_for_end
 
 A, B = "111111111111", "222222222222"
 US = "us-east-1"
-HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 MINE = Target(region=US)
 BUILDERS = HeldConnection(
     "builder", True, "", "", BUILDER.access_key, BUILDER.secret_key, {}
