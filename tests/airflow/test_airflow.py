@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import airflows
+from tests.support.airflows import NIGHTLY
 from tests.support.command import Command
 from tests.support.database import Reader, insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, Fault
@@ -17,9 +18,10 @@ WAYS = [
     ("1.10.15", "delete-add"),
     ("2.5.3", "delete-add"),
     ("2.11.2", "import"),
-    ("2.11.2", "delete-add"),
     ("3.3.2", "import"),
 ]
+if NIGHTLY:
+    WAYS += [("2.11.2", "delete-add")]
 
 
 @pytest.mark.parametrize(("version", "method"), WAYS)
@@ -95,20 +97,26 @@ def assert_holds(
     assert email or not held["extra"]
 
 
-@pytest.mark.parametrize("version", ["1.10.15", "2.5.3", "2.11.2", "3.3.2"])
+# What Airflow says differs from version to version, and on 1.10 a dry run lists.
+EMPTY = [("1.10.15", "-q"), ("1.10.15", "--dry-run"), ("2.5.3", "-q")]
+EMPTY += [("2.11.2", "--dry-run"), ("3.3.2", "-q")]
+if NIGHTLY:
+    EMPTY += [("2.5.3", "--dry-run"), ("2.11.2", "-q"), ("3.3.2", "--dry-run")]
+
+
+@pytest.mark.parametrize(("version", "option"), EMPTY)
 def test_no_database(
-    command: Command, real: Real, tmp_path: Path, version: str
+    command: Command, real: Real, tmp_path: Path, version: str, option: str
 ) -> None:
     """A dry run says so too: it opens the database."""
     real(version)
     (tmp_path / "airflow/airflow.db").unlink()
-    for options in ((), ("--dry-run",)):
-        ran = command("-r", "us-east-1", "-q", *options)
-        assert (ran.status, ran.stderr.count("\n")) == (1, 1)
-        where = f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit"
-        assert ran.stderr.startswith(where)
-        said = ("no such table: connection", "airflow db init")
-        assert any(words in ran.stderr for words in said), ran.stderr
+    ran = command("-r", "us-east-1", option)
+    assert (ran.status, ran.stderr.count("\n")) == (1, 1)
+    where = f"docker_default: Airflow (AIRFLOW_HOME {tmp_path}/airflow, exit"
+    assert ran.stderr.startswith(where)
+    said = ("no such table: connection", "airflow db init")
+    assert any(words in ran.stderr for words in said), ran.stderr
 
 
 @pytest.mark.parametrize(

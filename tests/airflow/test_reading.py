@@ -86,7 +86,7 @@ def test_a_dry_run_on_airflow_1(command: Command, real: Real) -> None:
     assert airflow.connection("docker_default") is None
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS if airflows.NIGHTLY else ["3.3.2"])
 def test_credentials(
     command: Command, real: Real, ecr: EcrStandIn, version: str
 ) -> None:
