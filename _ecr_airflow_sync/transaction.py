@@ -7,11 +7,14 @@ All commands take their session from airflow.settings.Session, which has one for
 thread (airflow/utils/db.py in 1.10, then airflow/utils/session.py). In a transaction
 its commit only flushes, and its close waits: so nobody sees a connection missing
 between `connections delete` and `add`, and what fails leaves the old one in place.
+Where Airflow would log the token that `add` is given, that is masked too.
 """
 
+import inspect
+import re
 import sys
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +22,7 @@ from typing import Any
 def main() -> None:
     from airflow import settings
 
+    _keep_token_out_of_audit_log()
     session = settings.Session()
     if settings.Session() is not session:
         raise RuntimeError("Airflow's commands do not share a database session")
@@ -27,6 +31,28 @@ def main() -> None:
     else:
         _end(session, sys.argv[1])
         _spare_repetition()
+
+
+def _keep_token_out_of_audit_log() -> None:
+    """1.10.0 to 1.10.13 write all words of a command into it (airflow/utils/cli.py).
+
+    Later ones mask --conn-password themselves.
+    """
+    with suppress(ImportError):
+        from airflow.utils import cli
+
+        describe_command = inspect.unwrap(cli._build_metrics)
+
+        @wraps(describe_command)
+        def describe_without_token(*arguments: Any) -> Any:
+            words = sys.argv
+            sys.argv = [re.sub("^(--conn_password=).*", r"\1***", w) for w in words]
+            try:
+                return describe_command(*arguments)
+            finally:
+                sys.argv = words
+
+        cli._build_metrics = describe_without_token
 
 
 def _begin(session: Any) -> None:

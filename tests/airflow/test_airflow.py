@@ -21,7 +21,7 @@ WAYS = [
     ("3.3.2", "import"),
 ]
 if NIGHTLY:
-    WAYS += [("2.11.2", "delete-add")]
+    WAYS += [("1.10.12", "delete-add"), ("2.11.2", "delete-add")]
 
 
 @pytest.mark.parametrize(("version", "method"), WAYS)
@@ -101,7 +101,12 @@ def assert_holds(
 EMPTY = [("1.10.15", "-q"), ("1.10.15", "--dry-run"), ("2.5.3", "-q")]
 EMPTY += [("2.11.2", "--dry-run"), ("3.3.2", "-q")]
 if NIGHTLY:
-    EMPTY += [("2.5.3", "--dry-run"), ("2.11.2", "-q"), ("3.3.2", "--dry-run")]
+    EMPTY += [
+        ("1.10.12", "-q"),
+        ("2.5.3", "--dry-run"),
+        ("2.11.2", "-q"),
+        ("3.3.2", "--dry-run"),
+    ]
 
 
 @pytest.mark.parametrize(("version", "option"), EMPTY)

@@ -157,7 +157,7 @@ class Server(ABC):
         with airflows.locked(folder):
             if not kept.exists():
                 there = airflows.on_database(env, name_for_airflow(url))
-                airflows.run(version, there, *airflows.RECIPES[version].init)
+                airflows.run(version, there, *airflows.find_recipe(version).init)
                 partial = kept.with_suffix(".partial")
                 partial.write_bytes(self.dump(name))
                 partial.rename(kept)

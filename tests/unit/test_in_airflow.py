@@ -76,6 +76,9 @@ if "mask" in sys.argv:
     from airflow.utils.log.secrets_masker import masker
     print(sorted(masker.patterns))
     masker.patterns.add("a token")
+if "audit" in sys.argv:
+    from airflow.utils import cli
+    cli._build_metrics("connections", None)
 if "repeat" in sys.argv:
     from airflow.bin.cli import CLIFactory
     from airflow.utils import db
@@ -115,6 +118,10 @@ class Connection: __table__ = Table
 """,
     "airflow/utils/__init__.py": "",
     "airflow/utils/db.py": "def check_and_run_migrations(): print('migrations')",
+    "airflow/utils/cli.py": """
+import sys
+def _build_metrics(name, arguments): print(name, *sys.argv[2:])
+""",
     "airflow/utils/log/__init__.py": "",
     "airflow/utils/log/secrets_masker.py": """
 class Masker: patterns = {"the Fernet key"}
@@ -245,6 +252,16 @@ def test_what_each_command_does_again_is_spared(script: Path) -> None:
             interpreter.execute("transaction.py", "begin")
             interpreter.execute("transaction.py", "commit")
     assert said == [["migrations", "parser"], ["parser"], []]
+
+
+def test_no_token_is_in_the_audit_log(interpreter: Interpreter) -> None:
+    """To which 1.10.0 to 1.10.13 tell every word, --conn_password among them."""
+    for action in ("begin", "commit"):
+        interpreter.execute("transaction.py", action)
+    added = ["audit", "--conn_login=AWS", "--conn_password=s3cret", "--conn_host=h"]
+    hello, told = interpreter.run(Command(added)).output.splitlines()
+    assert told == "connections --conn_login=AWS --conn_password=*** --conn_host=h"
+    assert hello.split()[-2] == "--conn_password=s3cret"
 
 
 @pytest.mark.parametrize(
