@@ -11,7 +11,7 @@ from typing import Callable
 import pytest
 
 from tests.support import airflows
-from tests.support.api_server import ApiServer
+from tests.support.api_server import PASSWORD, ApiServer
 from tests.support.command import HOST, ROOT, Command
 from tests.support.database import Reader, find_port, insert_connection
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
@@ -170,15 +170,6 @@ def test_not_logged_in(command: Command, server: ApiServer, trouble: Trouble) ->
     assert kept, "the old connection is lost"
 
 
-def test_who_may_edit_connections_need_be_no_admin(
-    command: Command, server: ApiServer
-) -> None:
-    command.env["AIRFLOW_CLI_TOKEN"] = server.token_for("OP")
-    ran = command("--conn-id", "allowed", "-q")
-    assert (ran.status, ran.stderr) == (0, "")
-    assert server.connection("allowed")
-
-
 def test_may_not_write(command: Command, server: ApiServer) -> None:
     command.env["AIRFLOW_CLI_TOKEN"] = server.token_for("VIEWER")
     ran = command("--conn-id", "forbidden", "-q")
@@ -229,7 +220,7 @@ def bring_here(
 ) -> Callable[..., str]:
     """What is shipped, with this server's address and this test's paths. Nobody is logged in."""
     password = tmp_path / "password"
-    password.write_text("not asked for by the simple auth manager\n")
+    password.write_text(f"{PASSWORD}\n")
     del command.env["AIRFLOW_CLI_TOKEN"]
 
     def bring(shipped: str, *more: tuple[str, Path]) -> str:

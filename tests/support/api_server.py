@@ -22,6 +22,8 @@ from tests.support.database import execute, find_port, query, read_connection
 
 SERVER = "3.3.2"
 SECRET = "a fixed secret: that of no server but the tests', of 64 bytes...."
+# As docs/airflow-3-workers.md has it, one who may edit connections, and no admin.
+USER, PASSWORD = "ecr-sync", "a password of this server's"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class ApiServer:
         )
 
     def token_for(self, role: str) -> str:
-        """A token of somebody else: a VIEWER may look, an OP may write too."""
+        """A token of somebody else: a VIEWER may look and no more."""
         return _signed(self.token, SECRET, sub=role.lower(), role=role)
 
     def connection(self, conn_id: str) -> dict[str, Any] | None:
@@ -101,13 +103,15 @@ def serving(folder: Path) -> Iterator[ApiServer]:
         **airflows.home(SERVER, folder / "home"),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:op",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords"),
     }
+    (folder / "passwords").write_text(json.dumps({USER: PASSWORD}))
     log = folder / "server.log"
     process = _start(env, port, log)
     try:
         _wait_until_healthy(process, url, log)
-        yield ApiServer(url, folder, env, _get(f"{url}/auth/token")["access_token"])
+        yield ApiServer(url, folder, env, _log_in(url))
     finally:
         _stop(process)
 
@@ -151,6 +155,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
+
+
+def _log_in(url: str) -> str:
+    """A token of our user's."""
+    login = json.dumps({"username": USER, "password": PASSWORD}).encode()
+    json_type = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/auth/token", login, json_type)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(json.load(answer)["access_token"])
 
 
 def _signed(token: str, secret: str, **changed: str | int) -> str:
