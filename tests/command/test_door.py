@@ -1,25 +1,23 @@
-"""The way to Airflow: finding its interpreter, its answers, its end. Strict fakes play it."""
+"""The way to Airflow: its versions, its words, its end, and how its Python is found."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Collection
 
 import pytest
 
 from _ecr_airflow_sync import airflow_syntax
+from _ecr_airflow_sync.errors import StepFailed
 from _ecr_airflow_sync.interpreter import run_interpreter
 from tests.support import airflows
 from tests.support.command import (
-    FAKE,
     A,
     B,
-    C,
     Command,
     FakeAirflow,
     Place,
@@ -29,120 +27,64 @@ from tests.support.command import (
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, Fault
 from tests.support.watcher import processes
 
-THREE = ("--registry", A, "--registry", B, "--registry", C, "--conn-id", "e_{registry}")
-VERSIONS = ("1.10.7", "1.10.15", "2.0.1", "2.5.3", "2.6.0", "3.3.2", "9.0.0")
-OLD = {"docker_default": {"conn_type": "docker"}}
+# Those with a syntax of their own that tests/airflow has no real one of.
+VERSIONS = ("1.10.7", "2.0.1", "9.0.0")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_version_gets_its_syntax(
     command: Command, fake: Place, version: str
 ) -> None:
+    """Airflow 1 does not tell whose a connection is, so that it is replaced."""
     airflow = fake(version)
-    assert command("-r", "us-east-1", *THREE).status == 0
-    first = airflow.connections()
+    theirs = "postgres" if version.startswith("1.") else "docker"
+    airflow.hold(**{f"e_{A}": {"conn_type": theirs}})
+    options = ["--registry", A, "--registry", B, "--conn-id", "e_{registry}"]
     extra = '{"email": "ops@example.com"}'
-    ran = command("-r", "us-east-1", *THREE, "--conn-extra", extra)
-    assert ran.status == 0, ran.stderr
-    second = airflow.connections()
-    assert sorted(first) == sorted(second) == [f"e_{A}", f"e_{B}", f"e_{C}"]
-    for conn_id, fields in second.items():
+    ran = command("-r", "us-east-1", *options, "--conn-extra", extra)
+    assert (ran.status, ran.stderr) == (0, "")
+    stored = airflow.connections()
+    assert sorted(stored) == [f"e_{A}", f"e_{B}"]
+    for fields in stored.values():
         assert fields["conn_type"] == "docker"
         assert fields.get("extra", fields.get("conn_extra")) == extra
-        assert fields != first[conn_id]
 
 
-def test_a_method_that_is_not_there(
-    command: Command, fake: Place, ecr: EcrStandIn
+def test_what_this_host_wrote_is_its_own(
+    command: Command, airflow: FakeAirflow
 ) -> None:
-    """Which only Airflow's own version tells, in the middle of a run."""
-    airflow = fake("2.5.3")
-    ran = command("-r", "us-east-1", "--method", "import")
-    why = f"method import needs Airflow 2.6 or later; {airflow.script} is 2.5.3"
-    assert ran.stderr.endswith(f"Error: {why}\n")
-    assert (ran.status, ecr.calls) == (2, [])
-
-
-# Version, trouble, and what is told. Nothing told: it is written all the same.
-ANSWERS = {
-    "another host was quicker": ("2.5.3", "overtaken", ""),
-    "two first imports": ("3.3.2", "collide once", ""),
-    "a megabyte of garbage": ("2.11.2", "megabyte", ""),
-    "duplicates": (
-        "1.10.15",
-        "duplicates",
-        "exit status 0): Found more than one connection with `conn_id`=docker_default; "
-        "delete all of them in the UI, under Admin, Connections",
-    ),
-    "said, but not done": (
-        "2.5.3",
-        "rolled back",
-        "exit status 1): RuntimeError: server closed the connection unexpectedly",
-    ),
-    "not committed": (
-        "2.5.3",
-        "commit fails",
-        "IntegrityError: the server closed the connection unexpectedly",
-    ),
-    "exit 0, but skipped": (
-        "2.11.2",
-        "skip docker_default",
-        "exit status 0): Could not import connection. The key 'docker_default' has",
-    ),
-    "silent": ("2.11.2", "say nothing", "exit status 0): it said nothing"),
-    "crash": ("2.11.2", "crash", "it said nothing (exit status -11)"),
-    "shows the token": ("2.11.2", "echo", "RuntimeError: cannot parse ***"),
-}
-
-
-@pytest.mark.parametrize(("version", "trouble", "error"), ANSWERS.values(), ids=ANSWERS)
-def test_answers(
-    command: Command, fake: Place, version: str, trouble: str, error: str
-) -> None:
-    airflow = fake(version, trouble)
-    before = OLD if trouble == "commit fails" else {}
-    airflow.hold(**before)
-    ran = command("-r", "us-east-1", "-q")
-    assert (ran.status, ran.stdout) == (bool(error), "")
-    assert error in ran.stderr
-    assert ran.stderr.count("\n") == bool(error)
-    assert not error or airflow.connections() == before
-    # It shows all that Airflow said, but no token.
-    assert command("-r", "us-east-1", "-v").status == ran.status
-
-
-def test_a_token_cut_short_is_not_shown(
-    command: Command, fake: Place, ecr: EcrStandIn
-) -> None:
-    """What Airflow says is cut to a line's length, in the middle of this token."""
-    fake(trouble="echo")
-    ran = command("-r", "us-east-1", "-q", FAKE_AIRFLOW_PADDING="420")
-    assert "cannot parse x x" in ran.stderr
-    stump = ecr.tokens["us-east-1", ACCOUNT][-1][:24] in ran.stderr
-    assert not stump, "the beginning of a token was printed"
-
-
-def test_sessions_that_are_not_shared_are_told(command: Command, fake: Place) -> None:
-    airflow = fake("2.5.3", "no shared session")
-    ran = command("-r", "us-east-1")
+    """It is not looked at again. All that is asked is asked in one start."""
+    assert command("-r", "us-east-1").status == 0
+    assert [action for _, action in airflow.log] == ["get", "list", "import"]
+    assert airflow.count_starts() == 1
+    airflow.hold(docker_default={"conn_type": "postgres"})
+    ran = command("-r", "us-east-1", "--dry-run")
     assert (ran.status, ran.stderr) == (0, "")
-    assert ", delete-add (not in one transaction)\n" in ran.stdout
+    airflow.count_starts()
+    assert command("-r", "us-east-1").status == 0
+    assert [action for _, action in airflow.log] == ["import"]
+    assert airflow.connections()["docker_default"]["conn_type"] == "docker"
+
+
+def test_a_megabyte_of_garbage_is_no_answer(command: Command, fake: Place) -> None:
+    """Nor is it in the way of one."""
+    airflow = fake(trouble="megabyte")
+    ran = command("-r", "us-east-1", "-v")
+    assert (ran.status, "garbage of no use" in ran.stderr) == (0, True)
     assert list(airflow.connections()) == ["docker_default"]
 
 
-def test_what_cannot_be_imported_fails_every_command(
-    command: Command, fake: Place
+def test_no_token_is_shown_of_what_airflow_prints(
+    command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    """A sentence's full stop makes way for what the old token is good for."""
-    script = fake("1.10.15").script
-    assert command("-r", "us-east-1", *THREE).status == 0
-    script.write_text(
-        f"#!{sys.executable}\nraise SystemExit('The database is asleep.')\n"
-    )
-    ran = command("-r", "us-east-1", *THREE, "--quiet")
-    conn_ids, _, error = ran.stderr.partition(": ")
-    assert (ran.status, conn_ids) == (1, f"e_{A}, e_{B}, e_{C}")
-    assert "1): The database is asleep; the token written there at " in error
+    """Nor the beginning of one, where a long line is cut in the middle of it."""
+    fake(trouble="echo")
+    ran = command("-r", "us-east-1", "-v")
+    assert (ran.status, "cannot parse ***" in ran.stderr) == (1, True)
+    ran = command("-r", "us-east-1", "-q", FAKE_AIRFLOW_PADDING="420")
+    assert "RuntimeError: cannot parse x x" in ran.stderr
+    stump = ecr.tokens["us-east-1", ACCOUNT][-1][:24] in ran.stderr
+    assert not stump, "the beginning of a token was printed"
 
 
 # --- the end ---
@@ -154,121 +96,79 @@ def find_pids(airflow: FakeAirflow) -> list[int]:
     return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 
-def assert_all_gone(airflow: FakeAirflow, folder: Path) -> None:
+def wait_for_end(pids: Collection[int]) -> None:
     def left() -> set[int]:
-        alive = {pid for pid, arguments in processes() if arguments}
-        return alive & set(find_pids(airflow))
+        return {pid for pid, arguments in processes() if arguments} & set(pids)
 
     wait_for(lambda: not left())
-    assert list(folder.iterdir()) == []
 
 
 @needs_proc
 def test_a_hanging_airflow_is_killed_with_its_children(
     command: Command, fake: Place, tmp_path: Path
 ) -> None:
-    airflow = fake("2.11.2", "hang")
-    ran = command("-r", "us-east-1", "-q", "--timeout", "2")
+    """The report says all the same which Airflow that is."""
+    airflow = fake(trouble="hang")
+    ran = command("-r", "us-east-1", "--timeout", "2")
     why = "killed after 2 s, while running connections get; see --timeout"
-    assert ran.stderr == f"docker_default: {airflow.script}: {why}\n"
-    assert ran.status == 1
-    assert_all_gone(airflow, tmp_path / "tmp")
-
-
-def test_the_timeout_is_one_for_all_answers(command: Command, fake: Place) -> None:
-    """Of three commands, each would be quick enough."""
-    fake(trouble="slow")
-    slow = {"FAKE_AIRFLOW_SLOW": "0.8"}
-    ran = command("-r", "us-east-1", "-q", "--timeout", "2", **slow)
-    assert ran.status == 1
-    assert re.search(": killed after 2 s, while running connections [li]", ran.stderr)
+    assert (ran.status, ran.stderr) == (1, f"docker_default: {airflow.script}: {why}\n")
+    assert ran.stdout.startswith("Airflow 2.11.2, ")
+    assert ran.stdout.endswith("\ndocker_default  failed\n")
+    wait_for_end(find_pids(airflow))
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_the_child_too(
-    command: Command, fake: Place, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)]
+)
+def test_a_signal_ends_the_child_too(
+    command: Command,
+    fake: Place,
+    tmp_path: Path,
+    number: signal.Signals,
+    status: int,
 ) -> None:
-    airflow = fake("2.11.2", "hang")
+    airflow = fake(trouble="hang")
     process = command.start("-r", "us-east-1")
     wait_for(lambda: len(find_pids(airflow)) == 2)
     process.send_signal(number)
-    ran = command.end(process)
-    assert ran.status == (143 if number == signal.SIGTERM else 1)
-    assert_all_gone(airflow, tmp_path / "tmp")
+    assert command.end(process).status == status
+    wait_for_end(find_pids(airflow))
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@needs_proc
 @pytest.mark.parametrize(
-    ("version", "number", "whom"),
-    [
-        ("1.10.15", signal.SIGTERM, "the command"),
-        ("2.5.3", signal.SIGINT, "the command"),
-        ("2.5.3", signal.SIGTERM, "all"),  # as systemd does
-        ("2.5.3", signal.SIGKILL, "the command"),
-        ("2.5.3", signal.SIGKILL, "all"),
-    ],
+    ("version", "number", "status"),
+    [("1.10.15", signal.SIGTERM, 143), ("2.5.3", signal.SIGKILL, -9)],
 )
 def test_the_old_connection_stands_between_delete_and_add(
-    command: Command, fake: Place, version: str, number: signal.Signals, whom: str
+    command: Command, fake: Place, version: str, number: signal.Signals, status: int
 ) -> None:
+    """Even if nobody is left to tell Airflow that it is to stop."""
     airflow = fake(version, "slow add")
-    airflow.hold(**OLD)
+    old = {"docker_default": {"conn_type": "docker"}}
+    airflow.hold(**old)
     process = command.start("-r", "us-east-1")
     wait_for(lambda: "delete" in dict(airflow.log).values())
-    assert airflow.connections() == OLD
-    if whom == "all":
-        os.kill(airflow.log[0][0], number)
     process.send_signal(number)
-    assert command.end(process).status in (128 + number, -number, 1)
-    assert airflow.connections() == OLD
+    assert command.end(process).status == status
+    wait_for_end(dict(airflow.log))
+    assert airflow.connections() == old
 
 
-def test_the_old_connection_stands_when_time_runs_out(
-    command: Command, fake: Place
-) -> None:
-    """Between delete and add."""
-    airflow = fake("2.5.3", "slow add")
-    airflow.hold(**OLD)
-    ran = command("-r", "us-east-1", "-q", "--timeout", "3", FAKE_AIRFLOW_SLOW="60")
-    assert ran.status == 1
-    assert "killed after 3 s, while running connections delete;" in ran.stderr
-    assert airflow.connections() == OLD
-
-
-def test_signals_while_ecr_is_slow(
-    command: Command, airflow: FakeAirflow, ecr: EcrStandIn
-) -> None:
-    ecr.faults["us-east-1"] = Fault(delay=60)
-    process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls)
-    process.send_signal(signal.SIGTERM)
-    assert command.end(process).status == 143
-    assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again
-
-
-def test_airflow_is_imported_while_ecr_is_asked(
+def test_a_signal_while_airflow_is_imported_and_ecr_is_asked(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
-    fake(trouble="slow import")  # of a minute
+    """Both at once, and both for a minute."""
+    fake(trouble="slow import")
+    ecr.faults["us-east-1"] = Fault(delay=60)
     process = command.start("-r", "us-east-1")
     wait_for(lambda: ecr.calls)
     process.terminate()
     assert command.end(process).status == 143
-
-
-def test_an_interpreter_that_no_longer_reads(
-    command: Command, fake: Place, ecr: EcrStandIn
-) -> None:
-    """Forty tokens are more than a pipe holds."""
-    airflow = fake(trouble="stopped after the import")
-    ecr.faults["us-east-1"] = Fault(delay=2, times=4)
-    options = ["--conn-id", "e_{registry}", "--timeout", "3", "-q"]
-    for number in range(40):
-        options += ["--registry", f"{number:012}"]
-    ran = command("-r", "us-east-1", *options)
-    why = "killed after 3 s, while running connections get; see --timeout"
-    assert ran.stderr.endswith(f": {airflow.script}: {why}\n")
-    assert ran.status == 1
+    assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again
 
 
 # --- finding the interpreter ---
@@ -281,6 +181,55 @@ WRAPPER = (
     "is no Python script (a wrapper, a shim?); "
     "name the script that it runs: --airflow takes that one"
 )
+
+
+def test_no_airflow(command: Command, ecr: EcrStandIn) -> None:
+    ran = command("-r", "us-east-1", "-q")
+    path = "/usr/bin:/bin"
+    why = f"not found, with PATH {path} (cron's is short); {HOW_TO_FIND}"
+    told = f"docker_default: airflow: {why} (exit status 127)\n"
+    assert (ran.status, ran.stdout, ran.stderr) == (1, "", told)
+    assert ecr.calls == []
+
+
+NO_SCRIPTS = {
+    "/usr": f"that is a folder; {HOW_TO_FIND} (exit status 126)",
+    "/usr/bin/env": f"/usr/bin/env {WRAPPER} (exit status 126)",
+    "{shim}": f"{{shim}} {WRAPPER} (exit status 126)",
+    # As docker exec without its option.
+    'sh -c \'exec "$0" "$@" </dev/null\' {script}': "stdin is closed; "
+    "docker exec needs -i (exit status 1)",
+}
+
+
+@pytest.mark.parametrize("airflow", NO_SCRIPTS)
+def test_what_leads_to_no_python(tmp_path: Path, airflow: str) -> None:
+    scripts = {
+        # A path that is not Python's may have "python" in it.
+        "shim": '#!/opt/python3/bin/bash\nexec pyenv exec airflow "$@"\n',
+        "script": f"#!{sys.executable}\n{SCRIPT}",
+    }
+    paths = {}
+    for name, text in scripts.items():
+        paths[name] = tmp_path / name
+        paths[name].write_text(text)
+        paths[name].chmod(0o755)
+    led = airflow.format(**paths)
+    with run_interpreter(led, 60) as interpreter, pytest.raises(StepFailed) as caught:
+        interpreter.execute("describe_airflow.py")
+    assert str(caught.value) == f"{led}: {NO_SCRIPTS[airflow].format(**paths)}"
+
+
+SCRIPT = """\
+import sys
+print("hello from %s" % sys.argv[1:])
+if "fail" in sys.argv:
+    raise ValueError("as asked")
+if "exit" in sys.argv:
+    raise SystemExit("as told")
+if "import" in sys.argv:
+    print("read " + open(sys.argv[-1]).read())
+"""
 
 
 def exec_line(python: str, end: str) -> str:
@@ -304,67 +253,25 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("tool", LAUNCHERS)
 def test_scripts_of_every_tool(
-    command: Command, airflow: FakeAirflow, tmp_path: Path, tool: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
 ) -> None:
     """Found on PATH, and there by a link."""
     folder = tmp_path / ("an env/bin" if "exec" in LAUNCHERS[tool] else "R&D('1)/bin")
     folder.mkdir(parents=True)
-    (folder / "python3").symlink_to(sys.executable)
+    python = folder / "python3"
+    python.symlink_to(sys.executable)
     script = folder / "script"
-    # A script for both sh and Python has a docstring of its own.
-    code = FAKE.read_text().partition('"""\n\n')[2]
-    script.write_text(LAUNCHERS[tool].format(python=folder / "python3") + code)
+    script.write_text(LAUNCHERS[tool].format(python=python) + SCRIPT)
     script.chmod(0o755)
     link = tmp_path / "links/airflow"
     link.parent.mkdir()
     link.symlink_to(script)
-    command.env["PATH"] = f"{link.parent}:{folder}:/usr/bin:/bin"
-    command.options = []
-    if "-E" in LAUNCHERS[tool]:  # which hides PYTHONPATH, where the version is told
-        command.options = ["--airflow-version", "2.11.2"]
-    ran = command("-r", "us-east-1")
-    assert ran.status == 0, ran.stderr
-    assert f", {link}, " in ran.stdout
-    assert list(airflow.connections()) == ["docker_default"]
-
-
-NO_AIRFLOW = {
-    "not on PATH": (
-        "airflow",
-        "not found, with PATH /usr/bin:/bin (cron's is short); "
-        f"{HOW_TO_FIND} (exit status 127)",
-    ),
-    "gone": (
-        "/nowhere/airflow",
-        f"no such script; {HOW_TO_FIND} (exit status 127)",
-    ),
-    "a folder": ("/usr", f"that is a folder; {HOW_TO_FIND} (exit status 126)"),
-    "a shell's wrapper": ("{tmp}/shim", f"{{tmp}}/shim {WRAPPER} (exit status 126)"),
-    "a program": ("/usr/bin/true", f"/usr/bin/true {WRAPPER} (exit status 126)"),
-}
-
-
-@pytest.mark.parametrize(("airflow", "error"), NO_AIRFLOW.values(), ids=NO_AIRFLOW)
-def test_no_airflow(
-    command: Command, tmp_path: Path, ecr: EcrStandIn, airflow: str, error: str
-) -> None:
-    shim = tmp_path / "shim"  # its interpreter's path may have "python" in it
-    shim.write_text('#!/opt/python3/bin/bash\nexec pyenv exec airflow "$@"\n')
-    shim.chmod(0o755)
-    airflow = airflow.replace("{tmp}", str(tmp_path))
-    ran = command("-r", "us-east-1", "-q", "--airflow", airflow)
-    error = error.replace("{tmp}", str(tmp_path))
-    assert ran.stderr == f"docker_default: {airflow}: {error}\n"
-    assert (ran.status, ecr.calls) == (1, [])
-
-
-def test_docker_exec_without_its_option(command: Command, airflow: FakeAirflow) -> None:
-    """Its -i, without which the interpreter's stdin is empty."""
-    prefix = 'sh -c \'exec "$0" "$@" </dev/null\''
-    ran = command("-r", "us-east-1", "-q", "--airflow", f"{prefix} {airflow.script}")
-    assert ran.status == 1
-    told = "stdin is closed; docker exec needs -i (exit status 1)\n"
-    assert ran.stderr == f"docker_default: {prefix} {airflow.script}: {told}"
+    monkeypatch.setenv("PATH", f"{link.parent}:{folder}:/usr/bin:/bin")
+    with run_interpreter("airflow", 60) as interpreter:
+        described = json.loads(interpreter.execute("describe_airflow.py").output)
+        outcome = interpreter.run(airflow_syntax.Command(["a"]))
+    assert described["script"] == str(link)
+    assert outcome.output == "hello from ['a']\n"
 
 
 def test_nothing_is_imported_from_the_folder_it_starts_in(
@@ -379,18 +286,6 @@ def test_nothing_is_imported_from_the_folder_it_starts_in(
         trap.write_text("raise SystemExit('imported from the current folder')")
     monkeypatch.chdir(tmp_path / "trap")
     assert command("-r", "us-east-1").status == 0
-
-
-SCRIPT = """\
-import sys
-print("hello from %s" % sys.argv[1:])
-if "fail" in sys.argv:
-    raise ValueError("as asked")
-if "exit" in sys.argv:
-    raise SystemExit("as told")
-if "import" in sys.argv:
-    print("read " + open(sys.argv[-1]).read())
-"""
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.8", "3.13"])

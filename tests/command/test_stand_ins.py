@@ -26,7 +26,6 @@ from tests.support.ecr_stand_in import (
     Fault,
     Identity,
     Role,
-    region_of,
 )
 from tests.support.registry_stand_in import RegistryStandIn, Request, Trouble
 
@@ -61,18 +60,7 @@ def assume(ecr: EcrStandIn, identity: Identity = WORKER, **parameters: Any) -> I
     """The temporary keys, as a client gets them."""
     wanted = {"RoleArn": ARN, "RoleSessionName": "test", "ExternalId": "ours"}
     answer = client(ecr, "sts", identity).assume_role(**{**wanted, **parameters})
-    assert answer["AssumedRoleUser"]["Arn"].endswith(":assumed-role/ecr-reader/test")
-    assert answer["ResponseMetadata"]["RequestId"]
     return ecr.identities[answer["Credentials"]["AccessKeyId"]]
-
-
-def refuse(call: Callable[..., Any], *arguments: Any, **more: Any) -> tuple[str, int]:
-    """AWS's code and the HTTP status with which a call ends."""
-    with pytest.raises(ClientError) as caught:
-        call(*arguments, **more)
-    response: Any = caught.value.response
-    status = response["ResponseMetadata"]["HTTPStatusCode"]
-    return response["Error"]["Code"], status
 
 
 def get_token(
@@ -86,13 +74,33 @@ def get_token(
     return str(entry["authorizationToken"])
 
 
-def get_public_token(ecr: EcrStandIn) -> str:
-    data = client(ecr, "ecr-public").get_authorization_token()["authorizationData"]
-    assert data.keys() == {"authorizationToken", "expiresAt"}
-    return str(data["authorizationToken"])
+def get_public_token(ecr: EcrStandIn, region: str = "us-east-1") -> str:
+    answer = client(ecr, "ecr-public", region=region).get_authorization_token()
+    return str(answer["authorizationData"]["authorizationToken"])
 
 
-# --- STS ---
+def refuse(call: Callable[..., Any], *arguments: Any, **more: Any) -> tuple[str, int]:
+    """AWS's code and the HTTP status with which a call ends."""
+    with pytest.raises(ClientError) as caught:
+        call(*arguments, **more)
+    response: Any = caught.value.response
+    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+# --- ECR and STS ---
+
+
+def test_each_account_has_its_own_registry(ecr: EcrStandIn) -> None:
+    for identity in (WORKER, BUILDER, PARTNER):
+        get_token(ecr, identity)
+        assert ecr.calls[-1] == Call("us-east-1", (), identity.account)
+
+
+def test_ecr_public_is_in_one_region(ecr: EcrStandIn) -> None:
+    get_public_token(ecr)
+    assert ecr.calls == [Call("us-east-1", (), public=True)]
+    elsewhere = refuse(get_public_token, ecr, "eu-west-1")
+    assert elsewhere == ("InvalidSignatureException", 400)
 
 
 def test_a_role_gives_temporary_keys(ecr: EcrStandIn) -> None:
@@ -108,23 +116,16 @@ def test_a_role_gives_temporary_keys(ecr: EcrStandIn) -> None:
     assert refuse(get_token, ecr, keys) == ("ExpiredTokenException", 400)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [{"RoleArn": f"{ARN}s"}, {"ExternalId": "other"}, {"identity": PARTNER}],
-    ids=["no such role", "external id", "not for that account"],
-)
-def test_a_role_is_for_whom_it_trusts(ecr: EcrStandIn, asked: dict[str, Any]) -> None:
-    assert refuse(assume, ecr, **asked) == ("AccessDenied", 403)
-    assert [assumption.granted for assumption in ecr.assumed] == [False]
+def test_a_role_is_for_whom_it_trusts(ecr: EcrStandIn) -> None:
+    denied = ("AccessDenied", 403)
+    assert refuse(assume, ecr, RoleArn=f"{ARN}s") == denied
+    assert refuse(assume, ecr, ExternalId="other") == denied
+    assert refuse(assume, ecr, PARTNER) == denied
 
 
 @pytest.mark.parametrize(
     "asked",
-    [
-        {"DurationSeconds": 43201},
-        {"ExternalId": "a b"},
-        {"SourceIdentity": "unknown-here"},
-    ],
+    [{"DurationSeconds": 43201}, {"ExternalId": "a b"}, {"SourceIdentity": "unknown"}],
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_sts_would_not_take(ecr: EcrStandIn, asked: dict[str, Any]) -> None:
@@ -145,23 +146,6 @@ def test_who_signs_is_known(ecr: EcrStandIn, caller: Identity, code: str) -> Non
     assert refuse(assume, ecr, caller) == (code, 403)
 
 
-# --- ECR ---
-
-
-def test_each_account_has_its_own_registry(ecr: EcrStandIn) -> None:
-    for identity in (WORKER, BUILDER, PARTNER):
-        get_token(ecr, identity)
-        assert ecr.calls[-1] == Call("us-east-1", (), identity.account)
-
-
-def test_ecr_public_is_in_one_region(ecr: EcrStandIn) -> None:
-    get_public_token(ecr)
-    assert ecr.calls == [Call("us-east-1", (), public=True)]
-    elsewhere = client(ecr, "ecr-public", region="eu-west-1")
-    told = refuse(elsewhere.get_authorization_token)
-    assert told == ("InvalidSignatureException", 400)
-
-
 def test_each_service_has_faults_of_its_own(ecr: EcrStandIn) -> None:
     ecr.faults["public"] = Fault(code="AccessDeniedException", message="no", times=1)
     ecr.faults["sts"] = Fault(code="Throttling", message="Rate exceeded", times=1)
@@ -170,41 +154,6 @@ def test_each_service_has_faults_of_its_own(ecr: EcrStandIn) -> None:
     get_public_token(ecr)
     assume(ecr)
     assert len(ecr.assumed) == 2
-
-
-HOSTS = {
-    f"{ACCOUNT}.dkr.ecr.us-gov-west-1.amazonaws.com": "us-gov-west-1",
-    f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn": "cn-north-1",
-    f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu": "eusc-de-east-1",
-    f"{ACCOUNT}.dkr.ecr-fips.us-east-1.amazonaws.com": "us-east-1",
-    f"{ACCOUNT}.dkr-ecr.us-east-1.on.aws": "us-east-1",
-    f"{ACCOUNT}.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn": "cn-north-1",
-    PUBLIC_HOST: "public",
-    f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com": None,
-    f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com.cn": None,
-    f"{HOST}.example.com": None,
-    f"{HOST}:443": None,
-    "example.com": None,
-}
-
-
-def test_hosts() -> None:
-    assert {host: region_of(host) for host in HOSTS} == HOSTS
-
-
-def test_where_a_token_is_good(ecr: EcrStandIn) -> None:
-    private, public = (
-        base64.b64decode(token).decode().partition(":")[2]
-        for token in (get_token(ecr), get_public_token(ecr))
-    )
-    assert ecr.accepts(HOST, "AWS", private)
-    assert ecr.accepts(HOST.replace(ACCOUNT, READER), "AWS", private)
-    assert ecr.accepts(PUBLIC_HOST, "AWS", public)
-    assert not ecr.accepts(HOST, "aws", private)
-    assert not ecr.accepts(HOST, "AWS", private[:-1])
-    assert not ecr.accepts(HOST, "AWS", public)
-    assert not ecr.accepts(PUBLIC_HOST, "AWS", private)
-    assert not ecr.accepts(HOST.replace("us-east-1", "eu-west-1"), "AWS", private)
 
 
 # --- the registries ---
@@ -217,9 +166,9 @@ def ask(registry: RegistryStandIn, monkeypatch: pytest.MonkeyPatch) -> Ask:
         monkeypatch.setenv(name, value)
     opener = urllib.request.build_opener()
 
-    def ask(url: str, auth: str = "", method: str = "GET") -> tuple[int, str, bytes]:
+    def ask(url: str, auth: str = "") -> tuple[int, str, bytes]:
         headers = {"Authorization": auth} if auth else {}
-        request = urllib.request.Request(f"https://{url}", None, headers, method=method)
+        request = urllib.request.Request(f"https://{url}", None, headers)
         try:
             answer = opener.open(request, timeout=10)
         except urllib.error.HTTPError as error:
@@ -237,9 +186,11 @@ def test_a_registry_lets_a_token_in(
     challenge = f'Basic realm="https://{HOST}/",service="ecr.amazonaws.com"'
     assert ask(f"{HOST}/v2/") == (401, challenge, b"Not Authorized\n")
     assert registry.told() == set()
-    assert ask(f"{HOST}/v2/", f"Basic {get_token(ecr)}")[0] == 200
+    basic = f"Basic {get_token(ecr)}"
+    assert ask(f"{HOST}/v2/", basic)[0] == 200
     assert registry.requests[1:] == [Request(HOST, "GET", "/v2/", credentials=True)]
     assert registry.told() == {HOST}
+    assert ask(f"{HOST}/v2/web_scraper/tags/list", basic)[0] == 404
 
 
 def test_a_registry_refuses_other_tokens(ask: Ask, ecr: EcrStandIn) -> None:
@@ -256,28 +207,17 @@ def test_a_registry_refuses_other_tokens(ask: Ask, ecr: EcrStandIn) -> None:
     assert b"Your authorization token has expired." in body
 
 
-def test_a_registry_serves_nothing_else(ask: Ask, ecr: EcrStandIn) -> None:
-    basic = f"Basic {get_token(ecr)}"
-    assert ask(f"{HOST}/v2/web_scraper/tags/list", basic)[0] == 404
-    assert ask(f"{HOST}/v2/", basic, "HEAD")[0] == 405
-    assert ask(f"{HOST}/v2/", basic, "POST")[0] == 405
-
-
-def test_the_public_registry_wants_bearer(ask: Ask, ecr: EcrStandIn) -> None:
-    """Which /token/ gives for Basic, or for nothing."""
+def test_the_public_registry_trades_a_login(ask: Ask, ecr: EcrStandIn) -> None:
+    """Or nothing, for the token of nobody."""
     public, private = get_public_token(ecr), get_token(ecr)
-    status, challenge, _ = ask(f"{PUBLIC_HOST}/v2/")
-    assert status == 401
-    assert challenge.startswith(f'Bearer realm="https://{PUBLIC_HOST}/token/"')
     question = f"{PUBLIC_HOST}/token/?service={PUBLIC_HOST}&scope=aws"
-    assert ask(question, f"Basic {private}")[0] == 400
-    given = [ask(question, basic)[2] for basic in (f"Basic {public}", "")]
-    for bearer in (public, *(json.loads(body)["token"] for body in given)):
-        assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {bearer}")[0] == 200
-    for wrong in (f"Basic {public}", f"Bearer {private}"):
-        assert ask(f"{PUBLIC_HOST}/v2/", wrong)[0] == 400
+    for auth in ("", f"Basic {public}"):
+        status, _, body = ask(question, auth)
+        assert (status, "token" in json.loads(body)) == (200, True)
+    for wrong in (f"Basic {private}", f"Bearer {public}"):
+        assert ask(question, wrong)[0] == 400
     ecr.ahead = ecr.lifetime
-    assert ask(f"{PUBLIC_HOST}/v2/", f"Bearer {public}")[0] == 400
+    assert ask(question, f"Basic {public}")[0] == 400
 
 
 def test_the_proxy_knows_its_hosts(ask: Ask, registry: RegistryStandIn) -> None:

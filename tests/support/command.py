@@ -27,7 +27,7 @@ INSTALLED = (
 )
 # The registry whose token the stand-in gives, if no other is asked for.
 HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-A, B, C = "111111111111", "222222222222", "333333333333"  # other accounts' registries
+A, B = "111111111111", "222222222222"  # other accounts' registries
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of what the figures are medians of
 
 
@@ -109,7 +109,6 @@ class FakeAirflow:
 
     script: Path
     store: Path
-    env: dict[str, str]
 
     def connections(self) -> dict[str, dict[str, str]]:
         return json.loads(self.store.read_text()) if self.store.exists() else {}

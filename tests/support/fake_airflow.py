@@ -15,18 +15,19 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Dict
 
 STORE = Path(os.environ["FAKE_AIRFLOW_STORE"])
 VERSION = tuple(int(part) for part in os.environ["FAKE_AIRFLOW_VERSION"].split("."))
 TROUBLE = os.environ.get("FAKE_AIRFLOW_TROUBLE", "")
 PADDING = int(os.environ.get("FAKE_AIRFLOW_PADDING", "0")) // 2
-SLOW = float(os.environ.get("FAKE_AIRFLOW_SLOW", "1.5"))  # seconds
 FIELDS = ("type", "host", "login", "password", "extra")
+
+Stored = Dict[str, Dict[str, str]]  # fields, by connection id
 
 
 class IntegrityError(Exception):
-    """As SQLAlchemy's, when two hosts add the same row."""
+    """As SQLAlchemy's."""
 
 
 class Connection:
@@ -41,14 +42,14 @@ class Session:
     """What airflow.settings.Session gives to all commands of a thread."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, dict[str, str]] | None = None
+        self._pending: Stored | None = None
 
-    def load(self) -> dict[str, dict[str, str]]:
+    def load(self) -> Stored:
         if self._pending is not None:
             return dict(self._pending)
         return json.loads(STORE.read_text()) if STORE.exists() else {}
 
-    def change(self, stored: dict[str, dict[str, str]]) -> None:
+    def change(self, stored: Stored) -> None:
         self._pending = stored
 
     def get_bind(self) -> SimpleNamespace:
@@ -77,28 +78,26 @@ class Session:
 def import_airflow() -> Session:
     """The package's settings, which outlive a run of the script."""
     if "airflow.settings" not in sys.modules:
-        settings: Any = ModuleType("airflow.settings")
         session = Session()
         shared = TROUBLE != "no shared session"
-        settings.Session = (lambda: session) if shared else Session
-        models: Any = ModuleType("airflow.models")
-        models.Connection = Connection
-        airflow: Any = ModuleType("airflow")
-        airflow.settings = settings
-        names = {"airflow": airflow, "airflow.settings": settings}
-        sys.modules.update({**names, "airflow.models": models})
-    settings = sys.modules["airflow.settings"]
-    of_this_thread: Session = settings.Session()
+        airflow, settings, models = map(ModuleType, ("airflow", "settings", "models"))
+        make_session: Any = (lambda: session) if shared else Session
+        vars(settings)["Session"] = make_session
+        vars(models)["Connection"] = Connection
+        vars(airflow)["settings"] = settings
+        sys.modules["airflow"] = airflow
+        sys.modules["airflow.settings"] = settings
+        sys.modules["airflow.models"] = models
+    of_this_thread: Session = sys.modules["airflow.settings"].Session()
     return of_this_thread
 
 
-def load() -> dict[str, dict[str, str]]:
-    return SESSION.load()
-
-
-def save(stored: dict[str, dict[str, str]]) -> None:
+def save(stored: Stored) -> None:
     SESSION.change(stored)
     SESSION.commit()
+
+
+# --- the command line ---
 
 
 def parse() -> argparse.Namespace:
@@ -106,27 +105,32 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     connections = commands.add_parser("connections", allow_abbrev=False)
     if VERSION < (1, 10, 14):
+        take_flags(connections)
+    else:
+        take_subcommands(connections)
+    return parser.parse_args()
+
+
+def take_flags(connections: argparse.ArgumentParser) -> None:
+    for action in ("add", "delete", "list"):
         connections.add_argument(
-            "--add", action="store_const", const="add", dest="action"
+            f"--{action}", action="store_const", const=action, dest="action"
         )
-        connections.add_argument(
-            "--delete", action="store_const", const="delete", dest="action"
-        )
-        connections.add_argument(
-            "--list", action="store_const", const="list", dest="action"
-        )
-        connections.add_argument("--conn_id")
-        for name in FIELDS:
-            connections.add_argument(f"--conn_{name}")
-        return parser.parse_args()
+    connections.add_argument("--conn_id")
+    for name in FIELDS:
+        connections.add_argument(f"--conn_{name}")
+
+
+def take_subcommands(connections: argparse.ArgumentParser) -> None:
     actions = connections.add_subparsers(dest="action", required=True)
-    actions.add_parser("delete", allow_abbrev=False).add_argument("conn_id")
     actions.add_parser("list", allow_abbrev=False)
+    actions.add_parser("delete", allow_abbrev=False).add_argument("conn_id")
     add = actions.add_parser("add", allow_abbrev=False)
     add.add_argument("conn_id")
-    for name in (*FIELDS, "description") if VERSION >= (2, 0) else FIELDS:
+    for name in FIELDS:
         add.add_argument(f"--conn-{name}")
     if VERSION >= (2, 0):
+        add.add_argument("--conn-description")
         getting = actions.add_parser("get", allow_abbrev=False)
         getting.add_argument("conn_id")
         getting.add_argument("--output", choices=["json"], required=True)
@@ -134,41 +138,39 @@ def parse() -> argparse.Namespace:
         importing = actions.add_parser("import", allow_abbrev=False)
         importing.add_argument("--overwrite", action="store_true", required=True)
         importing.add_argument("file")
-    return parser.parse_args()
 
 
 def refuse(sentence: str) -> None:
     """1.10 says it on stdout and ends with 0, later ones on stderr and with 1."""
-    if VERSION < (2, 0):
-        print(f"\n\t{sentence}\n")
-    else:
+    if VERSION >= (2, 0):
         raise SystemExit(sentence)
+    print(f"\n\t{sentence}\n")
 
 
 def delete(conn_id: str) -> None:
-    stored = load()
-    if TROUBLE == "duplicates":
-        refuse(f"Found more than one connection with `conn_id`={conn_id}")
-    elif conn_id not in stored:
+    stored = SESSION.load()
+    if conn_id not in stored:
         refuse(f"Did not find a connection with `conn_id`={conn_id}")
-    else:
-        words = "connection with " if VERSION >= (2, 0) else ""
-        print(f"Successfully deleted {words}`conn_id`={conn_id}")
-        del stored[conn_id]
-        save(stored)
-        if TROUBLE == "slow add":
-            time.sleep(SLOW)
+        return
+    words = "connection with " if VERSION >= (2, 0) else ""
+    print(f"Successfully deleted {words}`conn_id`={conn_id}")
+    del stored[conn_id]
+    save(stored)
+    if TROUBLE == "slow add":
+        time.sleep(1.5)
 
 
-def add(conn_id: str, fields: dict[str, str]) -> None:
-    stored = load()
-    if conn_id in stored or TROUBLE in ("overtaken", "duplicates"):
+def add(arguments: argparse.Namespace) -> None:
+    conn_id, stored = arguments.conn_id, SESSION.load()
+    if conn_id in stored:
         refuse(f"A connection with `conn_id`={conn_id} already exists")
         return
-    print(f"Successfully added `conn_id`={conn_id} : {fields['conn_type']}://...")
+    print(f"Successfully added `conn_id`={conn_id} : {arguments.conn_type}://...")
     if TROUBLE == "rolled back":
         raise RuntimeError("server closed the connection unexpectedly")
-    save({**stored, conn_id: fields})
+    given = {f"conn_{name}": getattr(arguments, f"conn_{name}") for name in FIELDS}
+    stored[conn_id] = {name: value for name, value in given.items() if value}
+    save(stored)
 
 
 def import_file(name: str) -> None:
@@ -177,84 +179,58 @@ def import_file(name: str) -> None:
     with open(name) as file:
         wanted = json.load(file)
     for conn_id, fields in wanted.items():
+        if TROUBLE == "echo":
+            raise RuntimeError(f"cannot parse {'x ' * PADDING}{fields['password']}")
         if TROUBLE == f"skip {conn_id}":
-            print(
-                f"Could not import connection. The key {conn_id!r} has to be made of ..."
-            )
+            print(f"Could not import connection. The key {conn_id!r} has to be ...")
             continue
-        if TROUBLE == "collide once" and not load():
-            save({conn_id: {"password": "of another host"}})
-            raise IntegrityError(
-                "(psycopg2.errors.UniqueViolation) duplicate key value"
-            )
-        save({**load(), conn_id: fields})
+        save({**SESSION.load(), conn_id: fields})
         print(f"Imported connection {conn_id}")
 
 
 def get(conn_id: str) -> None:
-    """As a task finds it: a variable or a secrets backend comes before the database."""
-    fields = None if TROUBLE == "no database" else load().get(conn_id)
+    """As a task finds it: a variable comes before the database."""
     variable = os.environ.get(f"AIRFLOW_CONN_{conn_id.upper()}")
-    if fields is None and not variable:
+    stored = SESSION.load()
+    if not variable and conn_id not in stored:
         raise SystemExit("Connection not found.")
-    fields = json.loads(variable) if variable else fields or {}
+    fields = json.loads(variable) if variable else stored[conn_id]
     names = ("conn_type", "description", "host", "login", "password", "port")
-    shown: dict[str, object] = {name: fields.get(name) for name in names}
-    shown["id"] = None if variable or TROUBLE == "backend" else "7"
-    extra = fields.get("extra") or "{}"
-    shown["extra_dejson"] = json.loads(extra) if isinstance(extra, str) else extra
+    shown = {name: fields.get(name) for name in names}
+    shown["id"] = None if variable else "7"
+    shown["extra_dejson"] = json.loads(fields.get("extra") or "{}")
     print("a warning of no use")
     print(json.dumps([shown]), flush=True)
-    if TROUBLE == "get crashes":
-        os.kill(os.getpid(), 11)
-    if TROUBLE == "get fails late":
-        raise SystemExit("cannot say goodbye")
 
 
-def trouble() -> None:
+def cause_trouble() -> None:
     """What can go wrong with any command."""
-    if TROUBLE.startswith("hang"):
+    if TROUBLE == "hang":
         child = subprocess.Popen(["sleep", "600"])
-        Path(os.environ["FAKE_AIRFLOW_STORE"] + ".pids").write_text(
-            f"{os.getpid()} {child.pid}"
-        )
+        Path(f"{STORE}.pids").write_text(f"{os.getpid()} {child.pid}")
         time.sleep(600)
-    if TROUBLE == "slow":
-        time.sleep(SLOW)
-    if TROUBLE == "crash":
-        os.kill(os.getpid(), 11)
     if TROUBLE == "say nothing":
         raise SystemExit(0)
     if TROUBLE == "megabyte":
         print("\x00\xff garbage of no use" * 50_000, file=sys.stderr)
         sys.stdout.buffer.write(b"\xff\xfe\x00" * 300_000)
-    if TROUBLE == "echo":
-        password = next(iter(json.loads(Path(sys.argv[-1]).read_text()).values()))[
-            "password"
-        ]
-        raise RuntimeError("cannot parse " + "x " * PADDING + password)
 
 
 def main() -> None:
     arguments = parse()
     with Path(f"{STORE}.starts").open("a") as log:
         print(os.getpid(), arguments.action, file=log)
-    trouble()
+    cause_trouble()
     if arguments.action == "import":
         import_file(arguments.file)
     elif arguments.action == "list":
-        if TROUBLE == "no database":
-            raise RuntimeError("no such table: connection")
-        print(list(load()))
+        print(list(SESSION.load()))
     elif arguments.action == "get":
         get(arguments.conn_id)
     elif arguments.action == "delete":
         delete(arguments.conn_id)
     else:
-        given = {
-            f"conn_{name}": getattr(arguments, f"conn_{name}", None) for name in FIELDS
-        }
-        add(arguments.conn_id, {key: value for key, value in given.items() if value})
+        add(arguments)
 
 
 SESSION = import_airflow()
@@ -262,5 +238,3 @@ if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":
     time.sleep(60)
-elif TROUBLE == "stopped after the import":
-    subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}"])
