@@ -53,13 +53,17 @@ def test_each_version_gets_its_syntax(
 def test_what_this_host_wrote_is_its_own(
     command: Command, airflow: FakeAirflow
 ) -> None:
-    """It is not looked at again. All that is asked is asked in one start."""
+    """It is not looked at again. All that is asked is asked in one start.
+
+    A dry run says nothing of what a variable hides.
+    """
     assert command("-r", "us-east-1").status == 0
     assert [action for _, action in airflow.log] == ["get", "list", "import"]
     assert airflow.count_starts() == 1
     airflow.hold(docker_default={"conn_type": "postgres"})
-    ran = command("-r", "us-east-1", "--dry-run")
-    assert (ran.status, ran.stderr) == (0, "")
+    variable = {"AIRFLOW_CONN_DOCKER_DEFAULT": '{"conn_type": "docker"}'}
+    ran = command("-r", "us-east-1", "--dry-run", **variable)
+    assert (ran.status, ran.stdout[-4:]) == (0, " h)\n")
     airflow.count_starts()
     assert command("-r", "us-east-1").status == 0
     assert [action for _, action in airflow.log] == ["import"]

@@ -282,6 +282,14 @@ def test_a_registry_that_nobody_vouches_for(registry: RegistryStandIn) -> None:
     assert registry.told() == set()
 
 
+def test_a_host_that_no_name_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first part is too long, and looks like a token."""
+    monkeypatch.delenv("https_proxy")
+    result = check_one(MINE, holding(f"{'x' * 64}.dkr.ecr.us-east-1.amazonaws.com"))
+    told = "***.dkr.ecr.us-east-1.amazonaws.com cannot be reached: "
+    assert (result.status, str(result.error).startswith(told)) == ("unreachable", True)
+
+
 def test_what_others_are_found_to_be_does_not_wait(
     registry: RegistryStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,25 @@ def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None
     assert time.monotonic() - began < 15
 
 
+def test_one_that_does_not_read() -> None:
+    """What is sent is more than a pipe holds."""
+    with run_interpreter("sh -c 'sleep 60 #' airflow", 0.3) as process:
+        large = Command([], {"a": "x" * 1_000_000})
+        told = catch(TimedOut, process.run, large)
+    assert "killed after 0.3 s, while running" in told
+
+
+def test_time_in_which_nobody_waits_does_not_count(
+    write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while ECR is asked."""
+    now = time.monotonic
+    with run_interpreter(write_script(""), 30) as process:
+        describe(process)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 1000)
+        assert process.run(Command([])).status == 0
+
+
 def test_it_is_not_killed_while_it_ends(
     write_script: WriteScript, tmp_path: Path, temporary: Path
 ) -> None:
