@@ -113,7 +113,7 @@ def test_a_hanging_airflow_is_killed_with_its_children(
 ) -> None:
     """The report says all the same which Airflow that is."""
     airflow = fake(trouble="hang")
-    ran = command("-r", "us-east-1", "--timeout", "2")
+    ran = command("-r", "us-east-1", "--check", "--timeout", "2")
     why = "killed after 2 s, while running connections get; see --timeout"
     assert (ran.status, ran.stderr) == (1, f"docker_default: {airflow.script}: {why}\n")
     assert ran.stdout.startswith("Airflow 2.11.2, ")
