@@ -455,6 +455,7 @@ def test_the_example_has_three_identities(
     example = ROOT / "examples/ecr-airflow-sync.ini"
     ran = command("--config", str(example))
     assert (ran.status, ran.stderr) == (0, "")
+    assert (len(ecr.calls), airflow.count_starts()) == (4, 1)
     hosts = {name: row.get("host") for name, row in airflow.connections().items()}
     assert hosts == {
         "aws_partner": None,

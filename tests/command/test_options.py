@@ -8,12 +8,15 @@ import pty
 import re
 import resource
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import ecr_airflow_sync
+from _ecr_airflow_sync import airflow_syntax
+from _ecr_airflow_sync.interpreter import run_interpreter
 from tests.support.command import MODULE, A, Command, FakeAirflow, Place
 from tests.support.ecr_stand_in import EcrStandIn, Fault
 
@@ -74,6 +77,7 @@ def test_a_run_by_variables(command: Command, fake: Place) -> None:
         "AIRFLOW": f"env FAKE_AIRFLOW_VERSION=2.4.0 {airflow.script}",
         "AIRFLOW_VERSION": "2.4.0",
         "JSON": "1",
+        "QUIET": "1",
         "DRY_RUN": "",
         "VERSION": "0.1.0",
     }
@@ -170,20 +174,25 @@ def test_help_and_version_import_no_boto3(command: Command, option: str) -> None
     assert (ran.stdout == version) == (option == "--version")
 
 
-def test_nothing_leaves_a_core_dump(command: Command, airflow: FakeAirflow) -> None:
-    """Airflow's Python is told by what the command is allowed itself."""
-    told = airflow.script.with_name("limits")
-    with airflow.script.open("a") as script:
-        script.write(
-            f"import resource\nPath({str(told)!r}).write_text("
-            "str(resource.getrlimit(resource.RLIMIT_CORE)))\n"
-        )
+def test_nothing_leaves_a_core_dump(
+    command: Command, airflow: FakeAirflow, tmp_path: Path
+) -> None:
+    """Nor does Airflow's Python where the command's own limit does not reach."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     if before[1] == 0:
         pytest.skip("this machine allows none anyway")
+    told = tmp_path / "limit"
+    prefix = f'sh -c \'ulimit -Hc >{told}; exec "$0" "$@"\''
+    script = tmp_path / "airflow"
+    limit = "resource.getrlimit(resource.RLIMIT_CORE)"
+    script.write_text(f"#!{sys.executable}\nimport resource; print({limit})\n")
+    script.chmod(0o755)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     try:
-        assert command("-r", "us-east-1").status == 0
+        ran = command("-r", "us-east-1", "--airflow", f"{prefix} {airflow.script}")
+        with run_interpreter(str(script), 60) as interpreter:
+            outcome = interpreter.run(airflow_syntax.Command([]))
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)
-    assert told.read_text() == "(0, 0)"
+    assert (ran.status, told.read_text()) == (0, "0\n")
+    assert outcome.output == "(0, 0)\n"

@@ -6,7 +6,7 @@ import pytest
 
 from _ecr_airflow_sync import airflow_errors, aws_errors
 from _ecr_airflow_sync.airflow_syntax import Outcome
-from _ecr_airflow_sync.errors import Advice, SyncError, advise
+from _ecr_airflow_sync.errors import Advice, SyncError, add_clause, advise
 from _ecr_airflow_sync.model import Result
 
 TABLES = [aws_errors.ADVICE, airflow_errors.ADVICE]
@@ -61,3 +61,8 @@ def test_a_reason_that_struck_several_is_one_line() -> None:
     error = SyncError(results)
     assert str(error) == "a, c: no\nd: nor"
     assert error.results is results
+
+
+def test_a_clause_takes_the_place_of_a_full_stop() -> None:
+    assert add_clause("It is asleep.", "wake it") == "It is asleep; wake it"
+    assert add_clause("It is ...", "wake it") == "It is ...; wake it"
