@@ -166,10 +166,10 @@ def test_a_signal_while_airflow_is_imported_and_ecr_is_asked(
     command: Command, fake: Place, ecr: EcrStandIn
 ) -> None:
     """Both at once, and both for a minute."""
-    fake(trouble="slow import")
+    airflow = fake(trouble="slow import")
     ecr.faults["us-east-1"] = Fault(delay=60)
     process = command.start("-r", "us-east-1")
-    wait_for(lambda: ecr.calls)
+    wait_for(lambda: ecr.calls and find_pids(airflow))
     process.terminate()
     assert command.end(process).status == 143
     assert time.monotonic() - ecr.calls[0].at < 9  # it would not even try again

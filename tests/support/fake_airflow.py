@@ -237,4 +237,5 @@ SESSION = import_airflow()
 if __name__ == "__main__":
     main()
 elif TROUBLE == "slow import":
+    Path(f"{STORE}.pids").write_text(str(os.getpid()))
     time.sleep(60)
