@@ -105,7 +105,7 @@ def test_a_fault(on_fake: OnFake, fault: Fault) -> None:
 
 def test_few_file_descriptors(on_fake: OnFake) -> None:
     scene, statuses = on_fake("2.11.2"), []
-    for limit in (5, 9, 20):
+    for limit in (6, 10, 20):
         ran = scene(script=f'ulimit -n {limit}; exec "$@"')
         assert ran.stderr.count("\n") == ran.status, ran.stderr
         scene.assert_kept()
