@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, get_args
+from typing import Any, get_args
 
 import click
 import pytest
@@ -68,17 +68,24 @@ def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text())
 
 
-def table_rows(text: str) -> Iterator[list[str]]:
-    """The cells of each row of each table."""
-    for line in text.splitlines():
-        if line.startswith("|"):
-            cells = re.split(r"(?<!\\)\|", line.strip("|"))
-            yield [cell.strip().replace("\\|", "|") for cell in cells]
+def read_table(text: str, title: str) -> list[list[str]]:
+    """The cells of each row, of all tables whose first column has that title."""
+    rows = []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, _, *lines = table.splitlines()
+        if header.startswith(f"| {title} |"):
+            rows += [split_cells(line) for line in lines]
+    return rows
 
 
-def first_names(page: Path) -> list[str]:
-    """What stands in backticks in the first cell of each row that begins so."""
-    cells = [row[0] for row in table_rows(prose(page)) if row[0].startswith("`")]
+def split_cells(line: str) -> list[str]:
+    cells = re.split(r"(?<!\\)\|", line.strip("|"))
+    return [cell.strip().replace("\\|", "|") for cell in cells]
+
+
+def first_names(text: str, title: str) -> list[str]:
+    """What stands in backticks in the first column of those tables."""
+    cells = [row[0] for row in read_table(text, title)]
     return re.findall(r"`([^`]+)`", " ".join(cells))
 
 
@@ -147,8 +154,8 @@ def test_json_is_json(page: Path) -> None:
 
 def test_the_files_are_those_that_there_are() -> None:
     there = {path.name for path in PACKAGE.iterdir() if path.is_file()}
-    listed = {name for name in first_names(DOCS / "design.md") if "." in name}
-    assert listed == there - {"__init__.py"}
+    listed = first_names(prose(DOCS / "design.md"), "File")
+    assert set(listed) == there - {"__init__.py"}
 
 
 # --- options ---
@@ -172,30 +179,29 @@ def test_options_are_those_of_help() -> None:
     defaults = {}
     for section in sections[1:]:
         heading = section.partition("\n")[0]
-        for cells in table_rows(section):
-            if cells[0].startswith("`-"):
-                names = in_any_order(cells[0].replace("`", ""))
-                documented.append((heading, names))
-                defaults[names] = cells[2]
+        for option, _, default in read_table(section, "Option"):
+            names = in_any_order(option.replace("`", ""))
+            documented.append((heading, names))
+            defaults[names] = default
     context = click.Context(MAIN, **MAIN.context_settings)
     heading = ""
-    for option in MAIN.get_params(context):
-        heading = getattr(option, "heading", heading)
-        names_and_value, told = option.get_help_record(context) or ("", "")
+    for parameter in MAIN.get_params(context):
+        heading = getattr(parameter, "heading", heading)
+        names_and_value, told = parameter.get_help_record(context) or ("", "")
         names = in_any_order(names_and_value)
         existing.append((heading, names))
-        default = re.search(r"\[default: ([^];]+)", told)
-        assert default is None or default[1] in defaults[names]
+        shown = re.search(r"\[default: ([^];]+)", told)
+        assert shown is None or shown[1] in defaults[names]
     assert sorted(documented) == sorted(existing)
 
 
 def test_the_readme_knows_each_option_by_its_name() -> None:
-    def options(page: Path) -> list[str]:
-        cells = [row[0] for row in table_rows(prose(page))]
-        return [cell for cell in cells if cell.startswith("`-")]
-
-    assert len(options(README)) == 10
-    assert set(options(README)) <= set(options(DOCS / "options.md"))
+    common, all_of_them = (
+        {row[0] for row in read_table(prose(page), "Option")}
+        for page in (README, DOCS / "options.md")
+    )
+    assert len(common) == 10
+    assert common <= all_of_them
 
 
 @each_page
@@ -258,8 +264,8 @@ def test_what_is_printed_is_as_shown(
     assert unchanged
 
     ecr.ahead = 13 * 3600
-    check = blocks(DOCS / "check.md", "console")[0]
-    assert show("--check") == without_times(check.partition("\n")[2])
+    refused = blocks(DOCS / "check.md", "console")[0]
+    assert show("--check") == without_times(refused.partition("\n")[2])
 
 
 def test_several_regions_and_registries(
@@ -289,10 +295,7 @@ def test_json_has_the_keys_shown() -> None:
 def test_statuses_are_those_of_the_code() -> None:
     listed = []
     for page in (DOCS / "options.md", DOCS / "check.md"):
-        (table,) = re.findall(
-            r"^\| Status \| Meaning \|\n\|.*\n((?:\| `.*\n)+)", page.read_text(), re.M
-        )
-        listed += re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+        listed += first_names(prose(page), "Status")
     assert set(listed) == set(get_args(model.Status))
 
 
@@ -394,9 +397,7 @@ def test_messages_are_those_of_the_code(told: list[str]) -> None:
     """A number stands for any number, and … for anything."""
     quoted = set()
     for page in (README, DOCS / "troubleshooting.md"):
-        for table in re.findall(r"^\| You see .*\n(?:\|.*\n)+", prose(page), re.M):
-            for cells in table_rows(table):
-                quoted.update(re.findall("`([^`]+)`", cells[0]))
+        quoted.update(first_names(prose(page), "You see"))
     quoted = {text for text in quoted if len(text) > LONGEST_STATUS}
     assert OTHERS.keys() <= quoted
     unknown = []
@@ -429,7 +430,7 @@ def test_what_python_callers_use_is_as_listed() -> None:
     signature = inspect.signature(ecr_airflow_sync.sync).parameters.values()
     options = [f"{p.name}={p.default}" for p in signature if p.kind == p.KEYWORD_ONLY]
     assert f"`sync(targets, airflow, *, {', '.join(options)})` does what" in text
-    assert set(first_names(page)) == list_fields(Result)
+    assert set(first_names(prose(page), "Field")) == list_fields(Result)
     assert "fields are those of a [section of the file]" in text
     assert list_fields(Target) == {*config_file.KEYS, "conn_id"}
     assert "and `timeout`, `version` and `method`, which mean" in text
@@ -523,9 +524,8 @@ def test_metrics_are_those_that_are_written(
     line = re.compile(r"^(\w+?)(?:\{(\w+)=.*\})? [\d.e+]+$", re.MULTILINE)
     written = dict(line.findall(path.read_text()))
     listed = {}
-    for cells in table_rows(prose(DOCS / "monitoring.md")):
-        if cells[0].startswith("`"):
-            listed[cells[0].strip("`")] = cells[1].strip("`")
+    for name, label, _ in read_table(prose(DOCS / "monitoring.md"), "Metric"):
+        listed[name.strip("`")] = label.strip("`")
     assert listed == written
     queries = "".join(blocks(DOCS / "monitoring.md", "yaml"))
     queries += "".join(blocks(DOCS / "monitoring.md"))
