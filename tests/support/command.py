@@ -91,7 +91,10 @@ class Command:
         )
 
     def end(self, process: subprocess.Popen[str]) -> Ran:
-        stdout, stderr = process.communicate(timeout=300)
+        try:
+            stdout, stderr = process.communicate(timeout=250)
+        finally:
+            process.kill()  # if it hangs
         for secret in self.secrets():
             # Not in an assert of its own: pytest would print the token.
             leaked = secret in stdout + stderr or secret[200:260] in stdout + stderr
