@@ -18,8 +18,8 @@ import pytest
 from _ecr_airflow_sync.model import Target, Token
 from tests.support.ecr_stand_in import EcrStandIn, environment
 
-REGISTRY = "111111111111"
-HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
+A, B = "111111111111", "222222222222"  # registries
+HOST = f"{A}.dkr.ecr.us-east-1.amazonaws.com"
 UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 TRY_AGAIN = "the next run tries again"
 NETWORK = "check the region, and this host's DNS, proxy and network"
@@ -32,7 +32,7 @@ def token_for(target: Target) -> Token:
     """What ECR might grant."""
     return Token(
         target=target,
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         registry_host=HOST,
         login="AWS",

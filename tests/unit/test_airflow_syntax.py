@@ -31,22 +31,13 @@ def choose(version: str, method: str = "auto") -> Syntax:
     return choose_syntax(SCRIPT, version, False, method)
 
 
-VERSIONS = {
-    "2.11.2": (2, 11, 2),
-    "1.10": (1, 10, 0),
-    "2.9.3+astro.1": (2, 9, 3),
-    "3.0.0rc1": (3, 0, 0),
-    "3.1.dev0": (3, 1, 0),
-    "10.0.20261126": (10, 0, 20261126),
-}
+def test_the_number_that_a_version_begins_with() -> None:
+    assert parse_version("1.10") == (1, 10, 0)
+    assert parse_version("2.9.3+astro.1") == (2, 9, 3)
+    assert parse_version("10.0.20261126") == (10, 0, 20261126)
 
 
-@pytest.mark.parametrize("text", VERSIONS)
-def test_the_number_that_a_version_begins_with(text: str) -> None:
-    assert parse_version(text) == VERSIONS[text]
-
-
-@pytest.mark.parametrize("text", ["", "2", "v2.1", " 2.1", "2.x", "two", "1234567.1"])
+@pytest.mark.parametrize("text", ["2", "v2.1", "2.x", "1234567.1"])
 def test_what_is_no_version(text: str) -> None:
     told = catch(UsageError, parse_version, text)
     assert told == f"Airflow version {text!r} is not of the form X.Y.Z"
@@ -58,13 +49,10 @@ def test_what_is_no_version(text: str) -> None:
         ("1.10.0", "auto", DeleteAndAddByFlags),
         ("1.10.13", "delete-add", DeleteAndAddByFlags),
         ("1.10.14", "auto", DeleteAndAdd),
-        ("2.0.0", "auto", DeleteAndAdd),
-        ("2.5.3", "delete-add", DeleteAndAdd),
+        ("2.5.3", "auto", DeleteAndAdd),
         ("2.6.0", "auto", Import),
         ("2.6.0", "import", Import),
-        ("2.6.0", "delete-add", DeleteAndAdd),
-        ("3.3.2", "auto", Import),
-        ("9.0.0", "auto", Import),
+        ("3.3.2", "delete-add", DeleteAndAdd),
     ],
 )
 def test_the_syntax_of_a_version(version: str, method: str, kind: type[Syntax]) -> None:
@@ -93,7 +81,6 @@ def test_what_a_version_has_not() -> None:
 
 def test_who_shows_connections() -> None:
     assert shows_connections("2.0.0", False)
-    assert shows_connections("3.3.2", False)
     assert not shows_connections("1.10.15", False)
     assert not shows_connections("3.3.2", True)
 
@@ -193,9 +180,8 @@ NOT_COME = {
 }
 
 
-@pytest.mark.parametrize("version", ["1.10.0", "2.5.3"])
-def test_delete_and_add_is_judged(version: str) -> None:
-    find_failure = choose(version).find_failure
+def test_delete_and_add_is_judged() -> None:
+    find_failure = choose("2.5.3").find_failure
     for deleted in GONE.values():
         for added in COME.values():
             assert find_failure("a.b", [deleted, added]) is None
@@ -207,16 +193,13 @@ def test_delete_and_add_is_judged(version: str) -> None:
 
 
 IMPORTED = {
-    "alone": ("Imported connection a.b\n", True),
     "before an error": (
-        "Imported connection c\nImported connection a.b\nTraceback ...\n",
+        "Imported connection c\nImported connection a.b \r\nTraceback ...\n",
         True,
     ),
-    "blanks": ("Imported connection a.b \r\n", True),
     "longer": ("Imported connection a.bc\n", False),
     "dot": ("Imported connection axb\n", False),
     "skipped": ("Could not import connection. a.b has to be made of ...\n", False),
-    "silent": ("", False),
 }
 
 
@@ -228,9 +211,7 @@ def test_an_import_is_judged(output: str, is_there: bool) -> None:
 
 
 IMPORTED_BY_API = {
-    "alone": ("Successfully imported ['a.b'] connection(s)\n", True),
     "with another": ("Successfully imported ['c', 'a.b'] connection(s)\n", True),
-    "another": ("Successfully imported ['c'] connection(s)\n", False),
     "others": ("Successfully imported ['axb', 'ba.b'] connection(s)\n", False),
     "failed": ("Failed to import connections ['a.b']\n", False),
 }

@@ -13,15 +13,14 @@ from _ecr_airflow_sync.model import (
     Result,
     Target,
     fill,
+    format_left,
     name_variable,
 )
 
-from .conftest import HOST, REGISTRY, UNTIL, token_for
+from .conftest import HOST, UNTIL, A, token_for
 
 BOTH = "e_{registry}_{region}"
 FILLED: dict[str, tuple[str, str | None, str, str]] = {
-    "no placeholder": ("docker_default", "1", "x", "docker_default"),
-    "both": (BOTH, "1", "x", "e_1_x"),
     "twice": ("{region}{region}", None, "x", "xx"),
     "unknown registry": (BOTH, None, "x", "e_{registry}_x"),
     "unknown region": (BOTH, "1", "", "e_1_{region}"),
@@ -39,6 +38,20 @@ def test_a_template_is_filled_as_far_as_known(
     assert fill(template, registry, region) == filled
 
 
+LEFT = {
+    timedelta(hours=11, minutes=59, seconds=45): "12 h",
+    timedelta(hours=11, minutes=59): "11 h",
+    timedelta(hours=1, seconds=20): "1 h",
+    timedelta(minutes=59, seconds=10): "59 min",
+    timedelta(seconds=20): "0 min",
+}
+
+
+@pytest.mark.parametrize("left", LEFT, ids=str)
+def test_how_long_that_is(left: timedelta) -> None:
+    assert format_left(datetime.now(timezone.utc) + left) == LEFT[left]
+
+
 def test_the_variable_that_stands_for_a_connection() -> None:
     assert name_variable("ecr_eu-a") == "AIRFLOW_CONN_ECR_EU-A"
 
@@ -46,13 +59,11 @@ def test_the_variable_that_stands_for_a_connection() -> None:
 @pytest.mark.parametrize(
     ("template", "host"),
     [
-        (None, HOST),
         ("", HOST),
-        ("mirror.example.com", "mirror.example.com"),
-        ("{registry}.dkr-ecr.{region}.on.aws", f"{REGISTRY}.dkr-ecr.us-east-1.on.aws"),
+        ("{registry}.dkr-ecr.{region}.on.aws", f"{A}.dkr-ecr.us-east-1.on.aws"),
     ],
 )
-def test_the_host_in_image_names(template: str | None, host: str) -> None:
+def test_the_host_in_image_names(template: str, host: str) -> None:
     assert token_for(Target(host=template)).host == host
 
 
@@ -60,7 +71,7 @@ def test_a_connection_that_holds_a_token() -> None:
     target = Target("e_{registry}_{region}", extra='{"email": "a@example.com"}')
     connection = Connection.holding(token_for(target))
     assert connection == Connection(
-        conn_id=f"e_{REGISTRY}_us-east-1",
+        conn_id=f"e_{A}_us-east-1",
         host=HOST,
         login="AWS",
         password="s3cret",
@@ -84,7 +95,7 @@ def test_results_of_a_token() -> None:
     planned = Result(
         conn_id="e_us-east-1",
         status="planned",
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         host=HOST,
         expires_at=UNTIL,
@@ -103,11 +114,11 @@ def test_results_of_a_token() -> None:
 
 
 def test_a_result_without_a_token_tells_what_was_asked() -> None:
-    target = Target("e_{region}", "us-east-1", REGISTRY, host="mirror.example.com")
+    target = Target("e_{region}", "us-east-1", A, host="mirror.example.com")
     assert Result.failed(target, "no") == Result(
         conn_id="e_{region}",
         status="failed",
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         host="mirror.example.com",
         error="no",

@@ -38,18 +38,16 @@ def test_each_option_is_a_variable_too(
     assert main.make_context("x", []).params == given
 
 
-DURATIONS = {"6h": 21600, "90m": 5400, "1h30m": 5400, "1h1m1s": 3661, "45s": 45}
-
-
-@pytest.mark.parametrize("text", DURATIONS)
-def test_durations(text: str) -> None:
-    context = main.make_context("x", ["--renew-before", text])
-    assert context.params["renew_before"] == DURATIONS[text]
+def test_durations() -> None:
+    durations = {"6h": 21600, "90m": 5400, "45s": 45, "1h1m1s": 3661}
+    for text, seconds in durations.items():
+        context = main.make_context("x", ["--renew-before", text])
+        assert context.params["renew_before"] == seconds
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six", "30m1h", "1h1h", "6h\n"],
+    ["", "6", "0h", "-6h", "6h\n", "30m1h"],
 )
 def test_what_is_no_duration(text: str) -> None:
     told = catch(UsageError, main.make_context, "x", ["--renew-before", text])

@@ -46,22 +46,16 @@ def test_no_airflow() -> None:
     assert told == [line, f"b  {RED}failed{RESET}"]
 
 
-LEFT = [
-    (timedelta(hours=12), "until %H:%M UTC (12 h)"),
-    (timedelta(hours=11, minutes=59, seconds=45), "until %H:%M UTC (12 h)"),
-    (timedelta(hours=11, minutes=59), "until %H:%M UTC (11 h)"),
-    (timedelta(hours=1, seconds=20), "until %H:%M UTC (1 h)"),
-    (timedelta(minutes=59, seconds=10), "until %H:%M UTC (59 min)"),
-    (timedelta(seconds=20), "until %H:%M UTC (0 min)"),
-    (timedelta(seconds=-1), "expired at %Y-%m-%d %H:%M UTC"),
-    (timedelta(days=-1), "expired at %Y-%m-%d %H:%M UTC"),
-    (timedelta(days=2), "until %Y-%m-%d %H:%M UTC (48 h)"),
-]
-
-
-@pytest.mark.parametrize(("left", "told"), LEFT, ids=str)
-def test_how_long_a_token_is_valid(left: timedelta, told: str) -> None:
-    until = datetime.now(timezone.utc) + left
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [
+        (12, "until %H:%M UTC (12 h)"),
+        (48, "until %Y-%m-%d %H:%M UTC (48 h)"),
+        (-1, "expired at %Y-%m-%d %H:%M UTC"),
+    ],
+)
+def test_how_long_a_token_is_valid(hours: int, told: str) -> None:
+    until = datetime.now(timezone.utc) + timedelta(hours=hours)
     result = Result("a", "written", host="a.example", expires_at=until)
     line = format_text(Run([result], FOUND)).splitlines()[1]
     assert line == f"a  written  a.example, {until.strftime(told)}"

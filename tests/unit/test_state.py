@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from _ecr_airflow_sync.model import Result, Target
 from _ecr_airflow_sync.state import State
@@ -89,39 +87,20 @@ def test_what_was_written_is_fresh_as_it_was_told() -> None:
     assert fresh.last_success > result.last_success
     assert fresh == replace(result, status="fresh", last_success=fresh.last_success)
     assert find(B) is None
-    assert find(A, command="/opt/other/airflow") is None
 
 
-LEFT: dict[str, tuple[dict[str, timedelta | None], timedelta, bool]] = {
-    "long enough": ({"expires_at": 6 * HOUR + MINUTE}, 6 * HOUR, True),
-    "too short": ({"expires_at": 6 * HOUR - MINUTE}, 6 * HOUR, False),
-    "expired": ({"expires_at": -MINUTE}, MINUTE, False),
-    "clock set back": ({"last_success": MINUTE}, 6 * HOUR, False),
-    "old": ({"last_success": -20 * HOUR}, 6 * HOUR, True),
-    "no end": ({"expires_at": None}, MINUTE, False),
-}
-
-
-@pytest.mark.parametrize(("fields", "before", "fresh"), LEFT.values(), ids=LEFT)
-def test_how_long_it_has_to_live(
-    fields: dict[str, timedelta | None], before: timedelta, fresh: bool
-) -> None:
-    times = {name: ago if ago is None else now() + ago for name, ago in fields.items()}
-    remember({A: written(A, **times)})
-    assert (find(A, before.total_seconds()) is not None) == fresh
-
-
-def test_a_day_of_renewing_below_six_hours(path: Path) -> None:
-    """48 runs: between them the state is aged, which is what a clock would do."""
-    writes = 0
-    for _ in range(48):
-        if not find(A, 6 * 3600):
-            remember({A: written(A)})
-            writes += 1
-        entry, times = read(path)["a"], ("written_at", "expires_at")
-        earlier = {t: datetime.fromisoformat(entry[t]) - 30 * MINUTE for t in times}
-        change(path, **{name: time.isoformat() for name, time in earlier.items()})
-    assert writes == 4
+@pytest.mark.parametrize(
+    ("times", "fresh"),
+    [
+        ({"expires_at": 6 * HOUR + MINUTE}, True),
+        ({"expires_at": 6 * HOUR - MINUTE}, False),
+        ({"last_success": MINUTE}, False),  # the clock was set back
+    ],
+    ids=str,
+)
+def test_how_long_it_has_to_live(times: dict[str, timedelta], fresh: bool) -> None:
+    remember({A: written(A, **{name: now() + ago for name, ago in times.items()})})
+    assert (find(A, 6 * 3600) is not None) == fresh
 
 
 @pytest.mark.parametrize("result", [None, failed(A)], ids=["cut short", "failed"])
@@ -143,13 +122,8 @@ def test_what_was_found_fresh_keeps_its_times(path: Path) -> None:
     assert after == before
 
 
-ELSE = {"region": "eu-west-1", "registry": "222222222222", "role_arn": "r", "host": "h"}
-
-
-@pytest.mark.parametrize(
-    "other", [replace(A, **{name: value}) for name, value in ELSE.items()], ids=ELSE
-)
-def test_who_writes_last_owns_the_connection(other: Target) -> None:
+def test_who_writes_last_owns_the_connection() -> None:
+    other = replace(A, role_arn="r")
     remember({A: written(A)})
     assert find(other) is None
     remember({other: written(other)})
@@ -173,24 +147,21 @@ def test_a_template_is_known_by_what_it_came_to() -> None:
     assert find(template) is None
 
 
-HELD = {
-    7 * HOUR + 59 * MINUTE: "at {at} is valid for 7 h more",
-    61 * MINUTE: "at {at} is valid for 1 h more",
-    59.5 * MINUTE: "at {at} is valid for 59 min more",
-    0.5 * MINUTE: "at {at} is valid for 0 min more",
-    -MINUTE: "expired at {end}",
-}
-
-
-@pytest.mark.parametrize("left", HELD, ids=str)
-def test_what_a_failure_means(left: timedelta) -> None:
+@pytest.mark.parametrize(
+    ("left", "held"),
+    [
+        (7 * HOUR, "at {began:%H:%M} UTC is valid for 7 h more"),
+        (-MINUTE, "expired at {ends:%Y-%m-%d %H:%M} UTC"),
+    ],
+    ids=str,
+)
+def test_what_a_failure_means(left: timedelta, held: str) -> None:
     ends, began = now() + left, now() - 2 * HOUR
     remember({A: written(A, expires_at=ends, last_success=began)})
     told = State.load("airflow").explain_failure(A, failed(A))
-    held = HELD[left].format(at=f"{began:%H:%M} UTC", end=f"{ends:%Y-%m-%d %H:%M} UTC")
     assert told == replace(
         failed(A),
-        error=f"no; the token written there {held}",
+        error=f"no; the token written there {held.format(began=began, ends=ends)}",
         expires_at=ends,
         last_success=began,
     )
@@ -342,23 +313,10 @@ def test_a_home_that_nobody_knows(
     assert list(tmp_path.iterdir()) == []
 
 
-CONTENTS = [
-    b"",
-    b"{",
-    b"[]",
-    b"null",
-    b"[[1, 2]]",
-    b'{"connections": {}}',
-    b'{"connections": 1}',
-    b'{"connections": [1]}',
-    b'{"connections": [{}]}',
-    b'{"connections": [{"conn_id": "a"}]}',
-    b"[" * 100_000,
-    b"\xff\x00",
-]
+NOT_OURS = [b"{", b"null", b'{"connections": [{}]}', b"[" * 100_000, b"\xff\x00"]
 
 
-@pytest.mark.parametrize("content", CONTENTS, ids=lambda content: repr(content[:40]))
+@pytest.mark.parametrize("content", NOT_OURS, ids=lambda content: repr(content[:40]))
 def test_a_file_that_is_not_ours(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
@@ -371,46 +329,12 @@ def test_a_file_that_is_not_ours(path: Path, content: bytes) -> None:
     ("name", "value"),
     [
         ("host", 1),
-        ("conn_id", None),
         ("expires_at", "soon"),
-        ("expires_at", 9999999999),
         ("written_at", "0001-01-01T00:00:00+23:59"),
-        ("last_success", None),
         ("password", "x"),
     ],
 )
 def test_an_entry_that_is_not_ours(path: Path, name: str, value: object) -> None:
     remember({A: written(A)})
     change(path, **{name: value})
-    assert find(A) is None
-
-
-def test_a_truncated_file(path: Path) -> None:
-    remember({A: written(A)})
-    content = path.read_bytes()
-    for length in range(0, len(content) - 1, 11):
-        path.write_bytes(content[:length])
-        assert find(A) is None
-
-
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-documents = st.recursive(
-    leaves,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5) | st.just("connections"), inner)
-    ),
-    max_leaves=8,
-)
-
-
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(documents.map(lambda document: json.dumps(document).encode()) | st.binary())
-def test_any_file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
     assert find(A) is None
