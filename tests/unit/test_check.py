@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import json
 import os
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -113,17 +112,13 @@ def test_what_answers_in_the_databases_stead(variable: str, source: str) -> None
 
 
 RIGHT = {
-    "plain": (MINE, HOST),
     "any region": (Target(), HOST),
     "China": (Target(registry=ACCOUNT), f"{ECR}.cn-north-1.amazonaws.com.cn"),
-    "Europe": (Target(), f"{ECR}.eusc-de-east-1.amazonaws.eu"),
     "isolated": (Target(), f"{ECR}.us-iso-east-1.c2s.ic.gov"),
-    "own": (Target(host="mirror.example.com"), "mirror.example.com"),
     "template": (
         Target(host="{registry}.dkr-ecr.{region}.on.aws"),
         f"{ACCOUNT}.dkr-ecr.x.on.aws",
     ),
-    "public": (Target(registry="public", host="public.ecr.aws"), "public.ecr.aws"),
 }
 
 
@@ -151,8 +146,6 @@ WRONG = {
     "longer": (Target(host="a.b"), "a.b.evil.example", "a.b"),
     "two for one": (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
     "known": (Target("a", US, ACCOUNT, host=BOTH), "a", f"{ACCOUNT}.{US}.a"),
-    "unknown": (Target(host=BOTH), "a", "one such as 123456789012.us-east-1.a"),
-    "not public": (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
 }
 
 
@@ -210,9 +203,8 @@ def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
 def test_a_password_that_is_no_token_has_no_known_end(
     registry: RegistryStandIn,
 ) -> None:
-    documents: list[object] = [1, {}, {"expiration": "soon"}, {"expiration": 1e300}]
-    encoded = [base64.b64encode(json.dumps(d).encode()).decode() for d in documents]
-    for password in ("", "M\u00fcller", "a:b", *encoded):
+    no_time = base64.b64encode(b'{"expiration": 1e300}').decode()
+    for password in ("M\u00fcller", no_time):
         result = check_one(MINE, holding(password=password))
         assert (result.status, result.expires_at) == ("refused", None)
         assert result.error == f"{HOST} answered 400 Bad Request; {SYNC}"
@@ -221,10 +213,8 @@ def test_a_password_that_is_no_token_has_no_known_end(
 END = 1_000_000_000
 ANSWERS = {
     301: ("unreachable", "301 Moved Permanently", TRY_AGAIN),
-    400: ("refused", "400 Bad Request", SYNC),
     401: ("refused", "401 Unauthorized", SYNC),
     403: ("refused", "403 Forbidden", SYNC),
-    429: ("unreachable", "429 Too Many Requests", TRY_AGAIN),
     500: ("unreachable", "500 Internal Server Error", TRY_AGAIN),
     599: ("unreachable", "599", TRY_AGAIN),
 }

@@ -55,13 +55,9 @@ ROLE = Target(region="us-east-1", role_arn=OTHER)
 PROFILE = Target(region="us-east-1", profile="partner")
 IDENTITIES = {
     "environment": (HERE, None, WORKER.account),
-    "empty connection": (HERE, holding(), WORKER.account),
-    "login": (HERE, holding(**BUILDERS), BUILDER.account),
     "extra": (HERE, holding(**PARTNERS), PARTNER.account),
     "login before extra": (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
-    "profile": (PROFILE, None, PARTNER.account),
     "profile of the extra": (HERE, holding(profile_name="partner"), PARTNER.account),
-    "role": (ROLE, None, "666666666666"),
     "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
     "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
     "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
@@ -89,6 +85,15 @@ def test_who_asks(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     create_client(target, held, "ecr").get_authorization_token()
     assert aws.calls == [Call("us-east-1", (), account)]
+
+
+def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
+    create_client(ROLE, None, "ecr")
+    role = next(each for each in aws.identities.values() if each.session_token)
+    token = {"aws_session_token": role.session_token}
+    held = holding(role.access_key, role.secret_key, **token)
+    create_client(HERE, held, "ecr").get_authorization_token()
+    assert aws.calls == [Call("us-east-1", (), role.account)]
 
 
 REGIONS: dict[str, tuple[str, dict[str, str], str, str]] = {
@@ -123,7 +128,6 @@ def test_a_role_without_a_region(aws: EcrStandIn) -> None:
 
 NIGHT = Assumption(PULLER, "ecr-airflow-sync", "night-42")
 ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
-    "option": ("night-42", {}, NIGHT),
     "option before extra": (
         "night-42",
         {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
@@ -167,7 +171,6 @@ REFUSED: list[tuple[Any, str]] = [
     ({"assume_role_kwargs": "ExternalId=night-42"}, OTHER_KIND),
     ({"session_kwargs": {}}, OTHER_KIND),
     ({"aws_iam_role": "puller"}, OTHER_KIND),
-    (["region_name"], NO_OBJECT),
     ("region_name=us-east-1", NO_OBJECT),
     ({"external_id": 42}, "external_id in its extra is no text; put it in quotes"),
     *(
@@ -225,7 +228,6 @@ def test_the_endpoint_is_for_ecr_alone(
 @pytest.mark.parametrize(
     ("variable", "url"),
     [
-        ("LANG", "https://api.ecr.us-east-1.amazonaws.com"),
         ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
         ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
     ],
@@ -234,11 +236,6 @@ def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) 
     monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
     monkeypatch.setenv(variable, "true")
     assert create_client(HERE, None, "ecr").meta.endpoint_url == url
-
-
-def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:
-    create_client(HERE, None, "ecr-public").get_authorization_token()
-    assert aws.calls == [Call("us-east-1", (), WORKER.account, public=True)]
 
 
 def test_how_long_aws_may_take() -> None:
