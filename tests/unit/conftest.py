@@ -6,16 +6,16 @@ import functools
 import os
 import subprocess
 import sys
-import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import botocore.compat
 import botocore.loaders
 import pytest
 
 from _ecr_airflow_sync.model import Target, Token
+from tests.support.command import wait_for
 from tests.support.ecr_stand_in import EcrStandIn, environment
 
 A, B = "111111111111", "222222222222"  # registries
@@ -48,11 +48,14 @@ def catch(kind: type[Exception], call: Callable[..., object], *arguments: Any) -
     return str(caught.value)
 
 
-def wait_for_end(*pids: int) -> None:
-    deadline = time.monotonic() + 10
-    while any(_is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a process outlives the run"
-        time.sleep(0.02)
+def read_pids(file: Path) -> list[int]:
+    """What is in a line of the file, or will soon be."""
+    wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def wait_for_end(pids: Sequence[int]) -> None:
+    wait_for(lambda: not any(_is_alive(pid) for pid in pids))
 
 
 def _is_alive(pid: int) -> bool:

@@ -34,9 +34,8 @@ if "modes" in sys.argv:
     pipe = sys.argv[-1]
     for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
         print(stat.filemode(os.stat(path).st_mode))
-if "at exit" in sys.argv:
-    import atexit, gc
-    atexit.register(lambda: open(sys.argv[-1], "w").close())
+if "collect" in sys.argv:
+    import gc
     print(gc.isenabled())
 if "stdin" in sys.argv:
     print([sys.stdin.read()])
@@ -61,17 +60,10 @@ if "commit" in sys.argv:
     from airflow import settings
     settings.Session().commit()
     settings.Session().close()
-if "share" in sys.argv:
+if "set" in sys.argv:
+    import json
     from airflow import settings
-    settings.shared = "nothing" not in sys.argv
-if "dialect" in sys.argv:
-    from airflow import models, settings
-    settings.dialect = sys.argv[-1]
-    settings.refuses = False
-    models.conn_id.unique = False
-if "refuse" in sys.argv:
-    from airflow import settings
-    settings.refuses = True
+    vars(settings).update(json.loads(sys.argv[-1]))
 if "mask" in sys.argv:
     from airflow.utils.log.secrets_masker import masker
     print(sorted(masker.patterns))
@@ -107,10 +99,14 @@ def Session(): return session if shared else object()
 shared = True
 dialect = "sqlite"
 refuses = False
+is_unique = True
 """,
     "airflow/models.py": """
-class conn_id: unique = True
-class Columns: conn_id = conn_id
+from airflow import settings
+class Column:
+    @property
+    def unique(self): return settings.is_unique
+class Columns: conn_id = Column()
 class Table:
     c = Columns
     fullname = "airflow.connection"
@@ -169,12 +165,12 @@ def interpreter(script: Path) -> Iterator[Interpreter]:
 @pytest.mark.parametrize(
     ("word", "status", "end"),
     [
-        ("ok", 0, "hello ok\n"),
         ("fail", 1, "ValueError: as asked\n"),
         ("exit", 1, "hello exit\nas told\n"),
         ("three", 3, "hello three\n"),
         ("none", 0, "hello none\n"),
         ("fork", 0, "hello fork\n"),
+        ("collect", 0, "hello collect\nFalse\n"),  # no garbage
         ("stdin", 0, "hello stdin\n['']\n"),
         ("replace", 0, "hello replace\n"),  # as a plugin may do with stdout
         ("terminate", 0, f"hello terminate\n{signal.SIGTERM}\n"),
@@ -188,27 +184,12 @@ def test_statuses_and_outputs(
     assert interpreter.run(Command(["again"])) == Outcome(0, "hello again\n")
 
 
-def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["read"], {"a": {"b": "c"}}))
-    hello, read, _ = outcome.output.split("\n")
-    assert (outcome.status, read) == (0, '{"a": {"b": "c"}}')
+def test_a_file_is_a_pipe_for_airflows_user_alone(interpreter: Interpreter) -> None:
+    outcome = interpreter.run(Command(["read", "modes"], {"a": {"b": "c"}}))
+    hello, read, *modes = outcome.output.splitlines()
     assert hello.endswith("/connections.json")
-
-
-def test_the_pipe_is_for_airflows_user_alone(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["modes"], {"a": {}}))
-    modes = outcome.output.splitlines()[1:]
+    assert read == '{"a": {"b": "c"}}'
     assert modes == ["prw-------", "drwx------", "drwx------"]
-
-
-def test_what_airflow_left_for_its_end_is_done(script: Path, tmp_path: Path) -> None:
-    """Nor does the garbage collector run until then."""
-    file = tmp_path / "done"
-    with run_interpreter(str(script), 60) as interpreter:
-        outcome = interpreter.run(Command(["at exit", str(file)]))
-        assert outcome.output.endswith("\nFalse\n")
-        assert not file.exists()
-    assert file.exists()
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
@@ -264,30 +245,36 @@ def test_no_token_is_in_the_audit_log(interpreter: Interpreter) -> None:
     assert hello.split()[-2] == "--conn_password=s3cret"
 
 
-@pytest.mark.parametrize(
-    ("dialect", "lock"),
-    [
-        ("postgresql", "LOCK TABLE airflow.connection IN SHARE ROW EXCLUSIVE MODE\n"),
-        ("mysql", "DO GET_LOCK('ecr-airflow-sync', 60)\n"),
-        ("sqlite", ""),
-    ],
-)
+def change(interpreter: Interpreter, **settings: object) -> None:
+    """As if Airflow were another one. What is not named is as it was at first."""
+    first = {"shared": True, "dialect": "sqlite", "refuses": False, "is_unique": True}
+    interpreter.run(Command(["set", json.dumps({**first, **settings})]))
+
+
+LOCKS = {
+    "postgresql": "LOCK TABLE airflow.connection IN SHARE ROW EXCLUSIVE MODE\n",
+    "mysql": "DO GET_LOCK('ecr-airflow-sync', 60)\n",
+    "sqlite": "",
+}
+
+
+@pytest.mark.parametrize("dialect", LOCKS)
 def test_where_ids_are_not_unique_others_wait(
-    interpreter: Interpreter, dialect: str, lock: str
+    interpreter: Interpreter, dialect: str
 ) -> None:
-    interpreter.run(Command(["dialect", dialect]))
-    assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
-    interpreter.execute("transaction.py", "rollback")
-    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+    for is_unique, lock in ((True, ""), (False, LOCKS[dialect])):
+        change(interpreter, dialect=dialect, is_unique=is_unique)
+        assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
+        interpreter.execute("transaction.py", "rollback")
+    change(interpreter)
 
 
 def test_a_lock_that_cannot_be_had_leaves_a_session_that_works(
     interpreter: Interpreter,
 ) -> None:
-    interpreter.run(Command(["dialect", "postgresql"]))
-    interpreter.run(Command(["refuse"]))
+    change(interpreter, dialect="postgresql", is_unique=False, refuses=True)
     outcome = interpreter.execute("transaction.py", "begin")
-    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+    change(interpreter)
     assert outcome.status == 1
     assert outcome.output.startswith("rollback\n")
     assert outcome.output.endswith("RuntimeError: canceling due to lock timeout\n")
@@ -295,9 +282,9 @@ def test_a_lock_that_cannot_be_had_leaves_a_session_that_works(
 
 
 def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
-    interpreter.run(Command(["share", "nothing"]))
+    change(interpreter, shared=False)
     outcome = interpreter.execute("transaction.py", "begin")
-    interpreter.run(Command(["share"]))
+    change(interpreter)
     assert outcome.status == 1
     assert "Airflow's commands do not share a database session" in outcome.output
 

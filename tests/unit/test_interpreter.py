@@ -16,7 +16,7 @@ from _ecr_airflow_sync.airflow_syntax import Command, Outcome
 from _ecr_airflow_sync.errors import StepFailed, TimedOut
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
-from .conftest import WriteScript, catch, wait_for_end
+from .conftest import WriteScript, catch, read_pids, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("temporary")
 
@@ -37,15 +37,10 @@ def describe(process: Interpreter) -> dict[str, Any]:
 # --- finding it ---
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [("gone", "No such file or directory"), ("plain", "Permission denied")],
-)
-def test_a_program_that_cannot_be_run(tmp_path: Path, name: str, why: str) -> None:
-    (tmp_path / "plain").touch(0o644)
-    starting = run_interpreter(f"{tmp_path}/{name} airflow", 30)
+def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:
+    starting = run_interpreter(f"{tmp_path} airflow", 30)
     told = catch(StepFailed, starting.__enter__)
-    assert told == f"cannot run {tmp_path}/{name}: {why}; check --airflow, PATH"
+    assert told == f"cannot run {tmp_path}: Permission denied; check --airflow, PATH"
 
 
 def test_a_script_that_cannot_be_run(tmp_path: Path) -> None:
@@ -101,7 +96,6 @@ def test_what_is_printed_before_any_answer(write_script: WriteScript) -> None:
 # --- the end ---
 
 ENDS = {
-    "last words": ("echo one; echo two; exit 5", "two (exit status 5)"),
     "silent": ("exit 5", "it said nothing (exit status 5)"),
     "a connection": (
         'echo sorry; echo \'[{"password": "s3cret"}]\'; exit 5',
@@ -128,7 +122,7 @@ def test_a_child_that_holds_stdout(
     script = write_script(f"""\
 import os, subprocess
 child = subprocess.Popen(["sleep", "60"])
-open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+print(child.pid, file=open({str(tmp_path / "pid")!r}, "w"))
 print("no luck", flush=True)
 os._exit(3)
 """)
@@ -138,7 +132,7 @@ os._exit(3)
             told = catch(StepFailed, process.run, Command([]))
             assert told == f"{script}: no luck (exit status 3)"
     assert time.monotonic() - began < 15
-    wait_for_end(int((tmp_path / "pid").read_text()))
+    wait_for_end(read_pids(tmp_path / "pid"))
 
 
 @pytest.mark.parametrize("prefix", ["sleep 60 #", "yes #"], ids=["silent", "chatty"])
@@ -150,31 +144,24 @@ def test_a_deadline_before_any_answer(prefix: str) -> None:
     assert told == f"{command}: killed after 0.3 s, while starting; see --timeout"
 
 
-def test_a_deadline_that_a_command_misses(write_script: WriteScript) -> None:
-    script = write_script("import time; time.sleep(60)")
-    with run_interpreter(script, 0.5) as process:
-        for _ in range(2):
-            told = catch(StepFailed, process.run, Command(["connections", "get", "x"]))
-            why = "killed after 0.5 s, while running connections get; see --timeout"
-            assert told == f"{script}: {why}"
-
-
 def test_all_commands_share_one_budget(
     write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes five seconds and more, by a clock that goes a hundred times fast."""
     now = time.monotonic
     answers: list[Outcome] = []
-    with run_interpreter(write_script("import time; time.sleep(0.05)"), 30) as process:
+    script = write_script("import time; time.sleep(0.05)")
+    with run_interpreter(script, 30) as process:
 
         def run_without_end() -> None:
             while len(answers) < 9:
-                answers.append(process.run(Command(["get"])))
+                answers.append(process.run(Command(["connections", "get", "x"])))
 
         describe(process)
         monkeypatch.setattr(time, "monotonic", lambda: 100 * now())
         told = catch(TimedOut, run_without_end)
-    assert "killed after 30 s, while running get" in told
+    why = "killed after 30 s, while running connections get; see --timeout"
+    assert told == f"{script}: {why}"
     assert 0 < len(answers) < 6
 
 
@@ -185,22 +172,23 @@ def test_an_exception_ends_it_and_its_children(
     script = write_script(f"""\
 import os, subprocess, time
 child = subprocess.Popen(["sleep", "60"])
-open({str(pids)!r}, "w").write("%s %s\\n" % (os.getpid(), child.pid))
+print(os.getpid(), child.pid, file=open({str(pids)!r}, "w"))
 time.sleep(60)
 """)
+
+    started: list[int] = []
 
     def interrupt() -> None:
         with run_interpreter(script, 30) as process:
             process.start_import()
-            while not pids.exists() or not pids.read_text().endswith("\n"):
-                time.sleep(0.01)
+            started.extend(read_pids(pids))
             raise KeyboardInterrupt
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert time.monotonic() - began < 10
-    wait_for_end(*map(int, pids.read_text().split()))
+    wait_for_end(started)
     assert list(temporary.iterdir()) == []
 
 
@@ -227,22 +215,12 @@ def test_it_is_not_killed_while_it_ends(
     assert list(temporary.iterdir()) == []
 
 
-def test_the_python_is_the_scripts_own(write_script: WriteScript) -> None:
-    script = write_script("import sys; print(sys.executable)")
-    with run_interpreter(script, 30) as process:
-        outcome = process.run(Command([]))
-    assert outcome.output == f"{sys.executable}\n"
-
-
-@pytest.mark.parametrize("pause", [0, 1.8])
-def test_a_deadline_that_the_import_misses(
-    write_script: WriteScript, pause: float
-) -> None:
-    """Who looks late finds that it has ended by itself."""
+def test_a_deadline_that_the_import_misses(write_script: WriteScript) -> None:
+    """Who looks late finds that it has ended by itself, a second later."""
     script = write_script("import time; time.sleep(60)")
-    with run_interpreter(script, 0.5) as process:
+    with run_interpreter(script, 0.1) as process:
         process.start_import()
-        time.sleep(pause)
+        time.sleep(1.5)
         told = catch(TimedOut, process.finish_import)
-    why = "killed after 0.5 s, while importing Airflow; see --timeout"
+    why = "killed after 0.1 s, while importing Airflow; see --timeout"
     assert told == f"{script}: {why}"

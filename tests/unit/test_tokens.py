@@ -18,7 +18,7 @@ from _ecr_airflow_sync.tokens import Granted, fetch_tokens
 from tests.support.command import HOST
 from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 
-from .conftest import NOT_ECR, TRY_AGAIN, A, B, wait_for_end
+from .conftest import NOT_ECR, TRY_AGAIN, A, B, read_pids, wait_for_end
 
 US = "us-east-1"
 MINE = Target(region=US)
@@ -270,4 +270,4 @@ def test_a_program_that_gives_no_credentials(
         )
         if pids.exists() and pids.read_text().endswith("\n"):
             break
-    wait_for_end(*map(int, pids.read_text().split()))
+    wait_for_end(read_pids(pids))
