@@ -6,11 +6,9 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterator
+from typing import Any, Callable, ContextManager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow import Airflow
@@ -24,12 +22,6 @@ pytestmark = pytest.mark.usefixtures("own_environment", "temporary")
 
 ONE = Connection("one", "host", "AWS", "s3cret")
 TWO = Connection("two", "host", "AWS", "s3cret")
-LOG_IN = (
-    "airflowctl auth login --api-url https://… --skip-keyring; "
-    "AIRFLOW_CLI_TOKEN is from airflowctl auth token"
-)
-
-
 Start = Callable[..., ContextManager[RunningAirflow]]
 
 
@@ -38,10 +30,12 @@ def start(write_script: WriteScript) -> Start:
     """Starts a script, as that of some version."""
 
     def start(
-        code: str, version: str = "2.11.2", name: str = "airflow"
+        code: str,
+        version: str = "2.11.2",
+        name: str = "airflow",
+        import_now: bool = False,
     ) -> ContextManager[RunningAirflow]:
-        script = write_script(code, name)
-        return Airflow(script, 30, version).start(import_now=False)
+        return Airflow(write_script(code, name), 30, version).start(import_now)
 
     return start
 
@@ -100,29 +94,26 @@ def test_what_was_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.place == "AIRFLOW_HOME /srv/airflow"
 
 
-def test_what_cannot_be_written_by(write_script: WriteScript, tmp_path: Path) -> None:
-    airflow, airflowctl = write_script(""), write_script("", "airflowctl")
-    starting = Airflow(airflow, 30).start(import_now=False)
-    assert catch(StepFailed, starting.__enter__) == (
-        f"{airflow} runs in a Python without the package apache-airflow: name another "
-        "script with --airflow, or say --airflow-version"
+def test_what_cannot_be_written_by(start: Start, tmp_path: Path) -> None:
+    assert catch(StepFailed, start("", version="").__enter__) == (
+        f"{tmp_path}/bin/airflow runs in a Python without the package apache-airflow: "
+        "name another script with --airflow, or say --airflow-version"
     )
-    starting = Airflow(airflowctl, 30, "0.1.0").start(import_now=False)
-    assert catch(StepFailed, starting.__enter__) == (
-        f"{airflowctl} has no login in AIRFLOW_HOME {tmp_path}/airflow: run there "
-        f"{LOG_IN}"
+    assert catch(StepFailed, start("", "0.1.0", "airflowctl").__enter__) == (
+        f"{tmp_path}/bin/airflowctl has no login in AIRFLOW_HOME {tmp_path}/airflow: "
+        "run there airflowctl auth login --api-url https://… --skip-keyring; "
+        "AIRFLOW_CLI_TOKEN is from airflowctl auth token"
     )
 
 
 def test_a_python_that_cannot_tell(
-    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys; sys.modules['urllib.parse'] = None"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    airflow = Airflow(write_script(""), 30, "2.11.2")
-    told = catch(StepFailed, airflow.start(import_now=False).__enter__)
+    told = catch(StepFailed, start("").__enter__)
     assert told.startswith("its Python cannot tell which Airflow it has: ")
     assert told.endswith("import of urllib.parse halted; None in sys.modules")
     assert "\n" not in told
@@ -216,35 +207,38 @@ if __name__ == "__main__":
             print("Could not import connection %s: %s" % (conn_id, fields["password"]))
         elif conn_id == os.environ.get("FAILING"):
             raise ValueError("cannot store %s: %s" % (conn_id, fields["password"]))
-        elif len(there) > 1 and conn_id == os.environ.get("COLLIDING"):
-            raise ValueError("duplicate key value")
         else:
             print("Imported connection " + conn_id)
 """
-WRITTEN = {
-    "all is well": ("", None),
-    "skipped": ("SKIPPED", "0): Could not import connection one: ***"),
-    "fails, and stops the other": ("FAILING", "1): ValueError: cannot store one: ***"),
-    "collides once": ("COLLIDING", None),
-}
 
 
-@pytest.mark.parametrize(("trouble", "error"), WRITTEN.values(), ids=WRITTEN)
-def test_several_are_written(
-    write_script: WriteScript,
+def test_one_that_is_refused_by_an_import_of_several(
+    start: Start,
     monkeypatch: pytest.MonkeyPatch,
-    temporary: Path,
+    caplog: pytest.LogCaptureFixture,
     where: str,
-    trouble: str,
-    error: str | None,
 ) -> None:
-    if trouble:
-        monkeypatch.setenv(trouble, "one")
-    airflow = Airflow(write_script(IMPORT), 30, "2.11.2")
-    with airflow.start(import_now=True) as running:
+    """What Airflow printed is shown to whoever wants it."""
+    monkeypatch.setenv("SKIPPED", "one")
+    caplog.set_level(logging.DEBUG)
+    with start(IMPORT) as running:
         assert running.write([]) == {}
         told = running.write([ONE, TWO])
-    assert told == ({"one": f"{where}, exit status {error}"} if error else {})
+    refusal = "Could not import connection one: ***"
+    assert told == {"one": f"{where}, exit status 0): {refusal}"}
+    assert f"{refusal}\nImported connection two" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_one_that_stops_an_import_of_several(
+    start: Start, monkeypatch: pytest.MonkeyPatch, temporary: Path, where: str
+) -> None:
+    """Each is tried again alone, and so the other is written."""
+    monkeypatch.setenv("FAILING", "one")
+    with start(IMPORT, import_now=True) as running:
+        told = running.write([ONE, TWO])
+    why = "ValueError: cannot store one: ***"
+    assert told == {"one": f"{where}, exit status 1): {why}"}
     assert list(temporary.iterdir()) == []
 
 
@@ -271,13 +265,10 @@ def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) 
     assert running.found.remark == "not in one transaction"
 
 
-def test_an_airflow_that_cannot_be_imported(
-    write_script: WriteScript, where: str
-) -> None:
+def test_an_airflow_that_cannot_be_imported(start: Start, where: str) -> None:
     """Every command ends so, and none of them is tried."""
-    airflow = Airflow(write_script("raise ImportError('no flask')"), 30, "2.11.2")
     why = f"{where}, exit status 1): ImportError: no flask"
-    with airflow.start(import_now=True) as running:
+    with start("raise ImportError('no flask')", import_now=True) as running:
         (held,) = running.read(["one"]).values()
         assert str(held) == why
         told = running.write([ONE, TWO])
@@ -306,50 +297,3 @@ def test_a_deadline_names_the_database(
     why = "killed after 30 s, while running connections import; see --timeout"
     where = "the database is at db.example.com"
     assert told == {"one": f"{running.found.executable}: {why}; {where}"}
-
-
-def test_what_airflow_printed_is_shown_to_whoever_wants_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("SKIPPED", "two")
-    caplog.set_level(logging.DEBUG)
-    with start(IMPORT) as running:
-        running.write([ONE, TWO])
-    assert "Imported connection one" in caplog.text
-    assert "Could not import connection two: ***" in caplog.text
-    assert "s3cret" not in caplog.text
-
-
-PRINT = """\
-import os, sys
-with open(sys.argv[0] + ".says") as file:
-    out, err, status = eval(file.read())
-os.write(1, out)
-os.write(2, err)
-sys.exit(status)
-"""
-
-
-@pytest.fixture
-def printing(start: Start) -> Iterator[RunningAirflow]:
-    with start(PRINT) as running:
-        yield running
-
-
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    st.tuples(st.binary(max_size=300), st.binary(max_size=300), st.integers(-1, 300))
-)
-def test_whatever_airflow_prints(
-    printing: RunningAirflow, said: tuple[bytes, bytes, int]
-) -> None:
-    """And with whatever status it ends."""
-    Path(printing.found.executable + ".says").write_text(repr(said))
-    failures = printing.write([ONE])
-    assert isinstance(printing.read(["x"])["x"], StepFailed)
-    assert failures["one"]
-    assert "\n" not in failures["one"]
