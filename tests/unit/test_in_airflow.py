@@ -15,68 +15,13 @@ from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
 from .conftest import WriteScript
 
-SCRIPT = """
-import os, sys, warnings
+# It does what it is told, in words where an Airflow has its commands.
+SCRIPT = """\
+import os, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside our threads
-print("hello", *sys.argv[1:])
-if "fail" in sys.argv:
-    raise ValueError("as asked")
-if "exit" in sys.argv:
-    raise SystemExit("as told")
-if "three" in sys.argv:
-    sys.exit(3)
-if "none" in sys.argv:
-    sys.exit()
-if "read" in sys.argv:
-    print(open(sys.argv[-1]).read())
-if "modes" in sys.argv:
-    import stat
-    pipe = sys.argv[-1]
-    for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
-        print(stat.filemode(os.stat(path).st_mode))
-if "collect" in sys.argv:
-    import gc
-    print(gc.isenabled())
-if "stdin" in sys.argv:
-    print([sys.stdin.read()])
-if "replace" in sys.argv:
-    sys.stdout = sys.stderr = open(os.devnull, "w")
-if "fork" in sys.argv and os.fork() == 0:
-    sys.exit(0)
-if "terminate" in sys.argv:
-    import signal, time
-    from multiprocessing import Pool
-    with Pool(4) as pool:
-        pool.map(abs, range(4))
-    there, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(ready, b"x")
-        time.sleep(60)
-    os.read(there, 1)
-    os.kill(child, signal.SIGTERM)
-    print(os.waitpid(child, 0)[1])
-if "commit" in sys.argv:
-    from airflow import settings
-    settings.Session().commit()
-    settings.Session().close()
-if "set" in sys.argv:
-    import json
-    from airflow import settings
-    vars(settings).update(json.loads(sys.argv[-1]))
-if "mask" in sys.argv:
-    from airflow.utils.log.secrets_masker import masker
-    print(sorted(masker.patterns))
-    masker.patterns.add("a token")
-if "audit" in sys.argv:
-    from airflow.utils import cli
-    cli._build_metrics("connections", None)
-if "repeat" in sys.argv:
-    from airflow.bin.cli import CLIFactory
-    from airflow.utils import db
-    db.check_and_run_migrations()
-    CLIFactory.get_parser()
-if __name__ != "__main__":
+if __name__ == "__main__":
+    exec(sys.argv[1])
+else:
     print("name", __name__)
 """
 # As much of Airflow as our programs look for.
@@ -162,53 +107,94 @@ def interpreter(script: Path) -> Iterator[Interpreter]:
     assert list(script.parent.glob("ecr-airflow-sync-*")) == []
 
 
-@pytest.mark.parametrize(
-    ("word", "status", "end"),
-    [
-        ("fail", 1, "ValueError: as asked\n"),
-        ("exit", 1, "hello exit\nas told\n"),
-        ("three", 3, "hello three\n"),
-        ("none", 0, "hello none\n"),
-        ("fork", 0, "hello fork\n"),
-        ("collect", 0, "hello collect\nFalse\n"),  # no garbage
-        ("stdin", 0, "hello stdin\n['']\n"),
-        ("replace", 0, "hello replace\n"),  # as a plugin may do with stdout
-        ("terminate", 0, f"hello terminate\n{signal.SIGTERM}\n"),
-    ],
-)
-def test_statuses_and_outputs(
-    interpreter: Interpreter, word: str, status: int, end: str
-) -> None:
-    outcome = interpreter.run(Command([word]))
-    assert (outcome.status, outcome.output[-len(end) :]) == (status, end)
-    assert interpreter.run(Command(["again"])) == Outcome(0, "hello again\n")
+def run(interpreter: Interpreter, code: str) -> Outcome:
+    return interpreter.run(Command([code]))
+
+
+FORK_IN_A_POOL = """\
+from multiprocessing import Pool
+with Pool(4) as pool:
+    pool.map(abs, range(4))
+there, ready = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(ready, b"x")
+    time.sleep(60)
+os.read(there, 1)
+os.kill(child, signal.SIGTERM)
+print(os.waitpid(child, 0)[1])
+"""
+ENDS = {
+    "raise ValueError('as asked')": (1, "ValueError: as asked"),
+    "sys.exit('as told')": (1, "as told"),
+    "sys.exit(3)": (3, ""),
+    "sys.exit()": (0, ""),
+    "if os.fork() == 0: sys.exit(7)": (0, ""),
+    FORK_IN_A_POOL: (0, f"{signal.SIGTERM}"),
+    "print([sys.stdin.read()])": (0, "['']"),
+    "import gc; print(gc.isenabled())": (0, "False"),
+    # As a plugin may do.
+    "sys.stdout = sys.stderr = open(os.devnull, 'w')": (0, ""),
+}
+
+
+@pytest.mark.parametrize("code", ENDS)
+def test_statuses_and_outputs(interpreter: Interpreter, code: str) -> None:
+    outcome = run(interpreter, code)
+    last_line = outcome.output[:-1].rpartition("\n")[2]
+    assert (outcome.status, last_line) == ENDS[code]
+    assert run(interpreter, "print('hello')") == Outcome(0, "hello\n")
 
 
 def test_a_file_is_a_pipe_for_airflows_user_alone(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["read", "modes"], {"a": {"b": "c"}}))
-    hello, read, *modes = outcome.output.splitlines()
-    assert hello.endswith("/connections.json")
+    code = """\
+import stat
+pipe = sys.argv[-1]
+print(pipe)
+print(open(pipe).read())
+for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
+    print(stat.filemode(os.stat(path).st_mode))
+"""
+    outcome = interpreter.run(Command([code], {"a": {"b": "c"}}))
+    path, read, *modes = outcome.output.splitlines()
+    assert path.endswith("/connections.json")
     assert read == '{"a": {"b": "c"}}'
     assert modes == ["prw-------", "drwx------", "drwx------"]
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
     interpreter.start_import()
-    assert interpreter.finish_import().output.endswith("\nname imported\n")
+    assert interpreter.finish_import() == Outcome(0, "name imported\n")
 
 
 # --- transactions ---
 
 
+USE_SESSION = """\
+from airflow import settings
+settings.Session().commit()
+settings.Session().close()
+"""
+MASK = """\
+from airflow.utils.log.secrets_masker import masker
+print(sorted(masker.patterns))
+masker.patterns.add("a token")
+"""
+REPEAT = """\
+from airflow.bin.cli import CLIFactory
+from airflow.utils import db
+db.check_and_run_migrations()
+CLIFactory.get_parser()
+"""
+
+
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_a_transaction(interpreter: Interpreter, end: str) -> None:
     assert interpreter.execute("transaction.py", "begin") == Outcome(0, "")
-    within = interpreter.run(Command(["commit"]))
-    assert within == Outcome(0, "hello commit\nflush\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "flush\n")
     ended = interpreter.execute("transaction.py", end)
     assert ended == Outcome(0, f"{end}\nclose\n")
-    after = interpreter.run(Command(["commit"]))
-    assert after == Outcome(0, "hello commit\ncommit\nclose\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "commit\nclose\n")
 
 
 def test_tokens_are_masked_to_the_end_of_the_transaction(
@@ -218,9 +204,8 @@ def test_tokens_are_masked_to_the_end_of_the_transaction(
     said = []
     for action in ("begin", "commit"):
         interpreter.execute("transaction.py", action)
-        said += [interpreter.run(Command(["mask"])).output for _ in range(2)]
-    alone = "hello mask\n['the Fernet key']\n"
-    both = "hello mask\n['a token', 'the Fernet key']\n"
+        said += [run(interpreter, MASK).output for _ in range(2)]
+    alone, both = "['the Fernet key']\n", "['a token', 'the Fernet key']\n"
     assert said == [alone, both, alone, both]
 
 
@@ -229,7 +214,7 @@ def test_what_each_command_does_again_is_spared(script: Path) -> None:
     said = []
     with run_interpreter(str(script), 60) as interpreter:
         for _ in range(3):
-            said.append(interpreter.run(Command(["repeat"])).output.split()[2:])
+            said.append(run(interpreter, REPEAT).output.split())
             interpreter.execute("transaction.py", "begin")
             interpreter.execute("transaction.py", "commit")
     assert said == [["migrations", "parser"], ["parser"], []]
@@ -239,16 +224,19 @@ def test_no_token_is_in_the_audit_log(interpreter: Interpreter) -> None:
     """To which 1.10.0 to 1.10.13 tell every word, --conn_password among them."""
     for action in ("begin", "commit"):
         interpreter.execute("transaction.py", action)
-    added = ["audit", "--conn_login=AWS", "--conn_password=s3cret", "--conn_host=h"]
-    hello, told = interpreter.run(Command(added)).output.splitlines()
-    assert told == "connections --conn_login=AWS --conn_password=*** --conn_host=h"
-    assert hello.split()[-2] == "--conn_password=s3cret"
+    code = "from airflow.utils import cli; cli._build_metrics('connections', None)"
+    words = ["--conn_login=AWS", "--conn_password=s3cret", "--conn_host=h"]
+    outcome = interpreter.run(Command([f"{code}; print(sys.argv[3])", *words]))
+    logged, password = outcome.output.splitlines()
+    assert logged == "connections --conn_login=AWS --conn_password=*** --conn_host=h"
+    assert password == "--conn_password=s3cret"
 
 
 def change(interpreter: Interpreter, **settings: object) -> None:
     """As if Airflow were another one. What is not named is as it was at first."""
     first = {"shared": True, "dialect": "sqlite", "refuses": False, "is_unique": True}
-    interpreter.run(Command(["set", json.dumps({**first, **settings})]))
+    values = {**first, **settings}
+    run(interpreter, f"from airflow import settings; vars(settings).update({values})")
 
 
 LOCKS = {
@@ -278,7 +266,7 @@ def test_a_lock_that_cannot_be_had_leaves_a_session_that_works(
     assert outcome.status == 1
     assert outcome.output.startswith("rollback\n")
     assert outcome.output.endswith("RuntimeError: canceling due to lock timeout\n")
-    assert interpreter.run(Command(["commit"])).output.endswith("\ncommit\nclose\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "commit\nclose\n")
 
 
 def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
