@@ -32,16 +32,9 @@ HERE = Target(region="us-east-1")
 
 @pytest.fixture(autouse=True)
 def _roles(aws: EcrStandIn) -> None:
-    aws.roles[PULLER] = Role(
-        "555555555555", "night-42", (WORKER.account, BUILDER.account)
-    )
-    aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
-    aws.roles[THEIRS] = Role("777777777777", None, (PARTNER.account,))
-
-
-def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
-    """An Airflow connection, as one of the type aws."""
-    return HeldConnection("aws", True, "", "", login, password, extra)
+    aws.roles[PULLER] = Role("555555555555", "night-42")
+    aws.roles[OTHER] = Role("666666666666")
+    aws.roles[THEIRS] = Role("777777777777", allowed=(PARTNER.account,))
 
 
 BUILDERS = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
@@ -49,6 +42,11 @@ PARTNERS = {
     "aws_access_key_id": PARTNER.access_key,
     "aws_secret_access_key": PARTNER.secret_key,
 }
+
+
+def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
+    """An Airflow connection, as one of the type aws."""
+    return HeldConnection("aws", True, "", "", login, password, extra)
 
 
 ROLE = Target(region="us-east-1", role_arn=OTHER)
@@ -96,28 +94,18 @@ def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
     assert aws.calls == [Call("us-east-1", (), role.account)]
 
 
-REGIONS: dict[str, tuple[str, dict[str, str], str, str]] = {
-    "the target's": ("eu-west-1", {"region_name": "x"}, "eu-west-3", "eu-west-1"),
-    "the extra's": ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
-    "AWS_REGION": ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
-    "boto3's own": ("", {}, "", "eu-west-4"),
-}
+def test_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_region(target: Target, **extra: str) -> object:
+        return create_client(target, holding(**extra), "ecr").meta.region_name
 
-
-@pytest.mark.parametrize(
-    ("region", "extra", "variable", "found"), REGIONS.values(), ids=REGIONS
-)
-def test_the_region(
-    monkeypatch: pytest.MonkeyPatch,
-    region: str,
-    extra: dict[str, str],
-    variable: str,
-    found: str,
-) -> None:
-    monkeypatch.setenv("AWS_REGION", variable)
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-4")
-    client = create_client(Target(region=region), holding(**extra), "ecr")
-    assert client.meta.region_name == found
+    target = Target(region="eu-west-1")
+    assert find_region(target, region_name="eu-west-2") == "eu-west-1"
+    assert find_region(Target(), region_name="eu-west-2") == "eu-west-2"
+    assert find_region(Target(), region_name="") == "eu-west-3"
+    monkeypatch.setenv("AWS_REGION", "")
+    assert find_region(Target()) == "eu-west-4"
 
 
 def test_a_role_without_a_region(aws: EcrStandIn) -> None:
@@ -127,6 +115,11 @@ def test_a_role_without_a_region(aws: EcrStandIn) -> None:
 
 
 NIGHT = Assumption(PULLER, "ecr-airflow-sync", "night-42")
+PASSED_ON = {
+    "ExternalId": "night-42",
+    "RoleSessionName": "airflow",
+    "DurationSeconds": "900",
+}
 ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
     "option before extra": (
         "night-42",
@@ -136,14 +129,7 @@ ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
     "extra": (None, {"external_id": "night-42", "assume_role_kwargs": None}, NIGHT),
     "what Airflow passes on": (
         None,
-        {
-            "assume_role_method": "assume_role",
-            "assume_role_kwargs": {
-                "ExternalId": "night-42",
-                "RoleSessionName": "airflow",
-                "DurationSeconds": "900",
-            },
-        },
+        {"assume_role_method": "assume_role", "assume_role_kwargs": PASSED_ON},
         Assumption(PULLER, "airflow", "night-42", 900),
     ),
 }
@@ -225,17 +211,16 @@ def test_the_endpoint_is_for_ecr_alone(
     assert (len(aws.assumed), len(aws.calls)) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("variable", "url"),
-    [
-        ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
-        ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
-    ],
-)
-def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_url() -> object:
+        return create_client(HERE, None, "ecr").meta.endpoint_url
+
     monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
-    monkeypatch.setenv(variable, "true")
-    assert create_client(HERE, None, "ecr").meta.endpoint_url == url
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
+    assert find_url() == "https://ecr.us-east-1.api.aws"
+    monkeypatch.delenv("AWS_USE_DUALSTACK_ENDPOINT")
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    assert find_url() == "https://ecr-fips.us-east-1.amazonaws.com"
 
 
 def test_how_long_aws_may_take() -> None:
