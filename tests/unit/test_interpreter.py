@@ -135,13 +135,13 @@ os._exit(3)
     wait_for_end(read_pids(tmp_path / "pid"))
 
 
-@pytest.mark.parametrize("prefix", ["sleep 60 #", "yes #"], ids=["silent", "chatty"])
-def test_a_deadline_before_any_answer(prefix: str) -> None:
-    command = f"sh -c '{prefix}' airflow"
+def test_a_deadline_before_any_answer() -> None:
+    """However much is printed until then."""
+    chatty = "sh -c 'yes #' airflow"
     began = time.monotonic()
-    told = fail_to_start(command, timeout=0.3)
+    told = fail_to_start(chatty, timeout=0.3)
     assert time.monotonic() - began < 10
-    assert told == f"{command}: killed after 0.3 s, while starting; see --timeout"
+    assert told == f"{chatty}: killed after 0.3 s, while starting; see --timeout"
 
 
 def test_all_commands_share_one_budget(

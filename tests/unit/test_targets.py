@@ -21,12 +21,11 @@ RULE = (
     "it must be 1 to 200 ASCII letters, digits, underscores, dashes (not in front) and "
     "dots (not two in a row)"
 )
-NO_REGION = "is not one region: give one -r each (in a file, a section each)"
-NO_ACCOUNT = "is not an account id of twelve digits"
-NO_HOST = "is not a bare host, as in an image's name"
-NO_LOGIN = "has reauth false: DockerOperator would not log in to ECR"
-EXTRA = '\'{"email": "me@example.com"}\''
-PLACEHOLDERS = "the placeholders are {registry} and {region}"
+
+
+def refuse(target: Target) -> str:
+    """Why."""
+    return catch(UsageError, validate_target, target)
 
 
 def test_every_registry_in_every_region() -> None:
@@ -68,69 +67,61 @@ def test_what_may_be_asked_for(fields: dict[str, str]) -> None:
     assert validate_target(target) == target
 
 
-NO_HOSTS = (
-    *("https://a.example", "a..example", "a.example:443"),
-    *("-a.example", "{account}.example"),
-)
-NO_IDS = (
-    *("", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201),
-    *("x" * 189 + "{registry}", "x" * 187 + "{region}"),
-)
-REFUSED = [
-    ("region {!r} ", NO_REGION, ("x y", "x,y")),
-    ("registry {!r} ", NO_ACCOUNT, ("", "12345", "\u0661" * 12, f"{A}\n")),
-    ("conn id {!r}: ", PLACEHOLDERS, ("e_{account}", "e_{", "e_}")),
-    ("conn id {!r}: ", RULE, NO_IDS),
-    ("host {!r} ", NO_HOST, NO_HOSTS),
-    ("extra ", f"is not a JSON object, such as {EXTRA}", ("[1]",)),
-    *(
-        ("extra ", NO_LOGIN, (f'{{"reauth": {value}}}',))
-        for value in ("false", '"no"', '"False"', "0")
-    ),
-]
+def test_regions_registries_and_hosts_that_are_refused() -> None:
+    why = "is not one region: give one -r each (in a file, a section each)"
+    for region in ("x y", "x,y"):
+        assert refuse(Target(region=region)) == f"region {region!r} {why}"
+    why = "is not an account id of twelve digits"
+    for registry in ("", "12345", "\u0661" * 12, f"{A}\n"):
+        assert refuse(Target(registry=registry)) == f"registry {registry!r} {why}"
+    why = "is not a bare host, as in an image's name"
+    for host in ("https://a.b", "a..b", "a.b:443", "-a.b", "{account}.b"):
+        assert refuse(Target(host=host)) == f"host {host!r} {why}"
 
 
-@pytest.mark.parametrize(
-    ("what", "why", "value"),
-    [(what, why, value) for what, why, values in REFUSED for value in values],
-    ids=lambda text: ascii(text[:20]),
-)
-def test_a_value_that_is_refused(what: str, why: str, value: str) -> None:
-    field = what.partition(" {")[0].strip().replace(" ", "_")
-    told = catch(UsageError, validate_target, replace(Target(), **{field: value}))
-    assert told == what.format(value) + why
+NO_IDS = ["", "a..b", "-a", "a/b", "a\n", "m\u00fcller", "x" * 201]
+TOO_LONG = ["x" * 189 + "{registry}", "x" * 187 + "{region}"]
 
 
-WRONG_TOGETHER = {
-    "profile and aws_conn_id are two sources of credentials: give one": Target(
-        profile="a", aws_conn_id="b"
-    ),
-    "external_id is for a role: give its role_arn": Target(external_id="a"),
-    f"conn id 'e_a/b': {RULE}": Target("e_{region}", "a/b"),
-    f"conn id '{'x' * 189}{A}': {RULE}": Target("x" * 189 + "{registry}", registry=A),
-}
+@pytest.mark.parametrize("conn_id", [*NO_IDS, *TOO_LONG], ids=ascii)
+def test_ids_that_are_refused(conn_id: str) -> None:
+    assert refuse(Target(conn_id)) == f"conn id {conn_id!r}: {RULE}"
 
 
-@pytest.mark.parametrize("error", WRONG_TOGETHER, ids=lambda error: error[:20])
-def test_values_that_do_not_go_together(error: str) -> None:
-    assert catch(UsageError, validate_target, WRONG_TOGETHER[error]) == error
+def test_ids_that_are_refused_for_what_fills_them() -> None:
+    assert refuse(Target("e_{region}", "a/b")) == f"conn id 'e_a/b': {RULE}"
+    why = "the placeholders are {registry} and {region}"
+    for conn_id in ("e_{account}", "e_{", "e_}"):
+        assert refuse(Target(conn_id)) == f"conn id {conn_id!r}: {why}"
+
+
+def test_identities_that_are_refused() -> None:
+    assert refuse(Target(profile="a", aws_conn_id="b")) == (
+        "profile and aws_conn_id are two sources of credentials: give one"
+    )
+    assert refuse(Target(external_id="a")) == (
+        "external_id is for a role: give its role_arn"
+    )
+
+
+def test_extras_that_are_refused() -> None:
+    for extra in ("{", '{"team": "M\udcfcller"}', "[" * 100_000):
+        told = refuse(Target(extra=extra))
+        assert told.startswith("extra is not JSON: ")
+        assert "\n" not in told
+    example = '\'{"email": "me@example.com"}\''
+    told = f"extra is not a JSON object, such as {example}"
+    assert refuse(Target(extra="[1]")) == told
+    for value in ("false", '"no"', '"False"', "0"):
+        assert refuse(Target(extra=f'{{"reauth": {value}}}')) == (
+            "extra has reauth false: DockerOperator would not log in to ECR"
+        )
 
 
 def test_an_empty_region_beside_another() -> None:
     regions = ["", "eu-west-1"]
     told = catch(UsageError, combine_targets, Target("x_{region}"), regions, [])
     assert told == "one of several regions is empty"
-
-
-@pytest.mark.parametrize(
-    "extra",
-    ["{", '{"team": "M\udcfcller"}', "[" * 100_000],
-    ids=["half", "no UTF-8", "too deep"],
-)
-def test_an_extra_that_json_cannot_read(extra: str) -> None:
-    told = catch(UsageError, validate_target, Target(extra=extra))
-    assert told.startswith("extra is not JSON: ")
-    assert "\n" not in told
 
 
 def test_repetitions_are_one_target() -> None:
