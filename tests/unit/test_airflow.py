@@ -13,7 +13,7 @@ import pytest
 from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow import Airflow
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed, UsageError
-from _ecr_airflow_sync.model import Connection, HeldConnection
+from _ecr_airflow_sync.model import Connection, FoundAirflow, HeldConnection
 from _ecr_airflow_sync.running_airflow import RunningAirflow
 
 from .conftest import WriteScript, catch
@@ -48,50 +48,52 @@ def where(tmp_path: Path) -> str:
 
 # --- what is meant ---
 
-LIMITS = "is not above 0 and below 1000000 seconds"
-MEANT: dict[str, tuple[dict[str, Any], str]] = {
-    "blank": ({"command": " "}, "airflow command '' is empty: name the airflow script"),
-    "quote": (
-        {"command": "'airflow"},
-        'airflow command "\'airflow": No closing quotation',
-    ),
-    "module": (
-        {"command": "/opt/bin/python -m airflow"},
-        "airflow command '/opt/bin/python -m airflow': give the script, "
-        "/opt/bin/airflow",
-    ),
-    "module alone": (
-        {"command": "-m airflow"},
-        "airflow command '-m airflow': give the script, airflow",
-    ),
-    "method": ({"method": "add"}, "method 'add' is none of auto, import, delete-add"),
-    "no time": ({"timeout": 0}, f"timeout 0 {LIMITS}"),
-    "two weeks": ({"timeout": 1e6}, f"timeout 1e+06 {LIMITS}"),
-    "no number": ({"timeout": float("nan")}, f"timeout nan {LIMITS}"),
-    "version": (
-        {"version": "latest"},
-        "Airflow version 'latest' is not of the form X.Y.Z",
-    ),
-}
+
+def refuse(**fields: Any) -> str:
+    """Why."""
+    return catch(UsageError, lambda: Airflow(**fields))
 
 
-@pytest.mark.parametrize(("fields", "error"), MEANT.values(), ids=MEANT)
-def test_what_cannot_be_meant(fields: dict[str, Any], error: str) -> None:
-    assert catch(UsageError, lambda: Airflow(**fields)) == error
+def test_what_cannot_be_meant() -> None:
+    assert refuse(command=" ") == (
+        "airflow command '' is empty: name the airflow script"
+    )
+    assert refuse(command="'airflow") == (
+        'airflow command "\'airflow": No closing quotation'
+    )
+    for module, script in (
+        ("/opt/bin/python -m airflow", "/opt/bin/airflow"),
+        ("-m airflow", "airflow"),
+    ):
+        told = f"airflow command {module!r}: give the script, {script}"
+        assert refuse(command=module) == told
+    assert refuse(method="add") == "method 'add' is none of auto, import, delete-add"
+    for timeout in (0, 1e6, float("nan")):
+        limits = "is not above 0 and below 1000000 seconds"
+        assert refuse(timeout=timeout) == f"timeout {timeout:g} {limits}"
+    assert refuse(version="latest") == (
+        "Airflow version 'latest' is not of the form X.Y.Z"
+    )
 
 
 # --- what is found ---
 
 
-def test_what_was_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_airflow_that_shows_no_connections(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
     monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
-    with start("") as running:
-        found = running.found
+    with start("", "1.10.15") as running:
         assert running.variables == {"AIRFLOW_CONN_X"}
-    assert found.executable.endswith("/bin/airflow")
-    assert (found.version, found.method) == ("2.11.2", "import")
-    assert found.place == "AIRFLOW_HOME /srv/airflow"
+        assert running.read([]) == {}
+        assert running.look_up(["one"]) == {}
+        told = catch(UsageError, running.read, ["one"])
+    script = f"{tmp_path}/bin/airflow"
+    assert running.found == FoundAirflow(
+        script, "1.10.15", "AIRFLOW_HOME /srv/airflow", "delete-add"
+    )
+    assert told.startswith(f"{script} (1.10.15) does not show ")
 
 
 def test_what_cannot_be_written_by(start: Start, tmp_path: Path) -> None:
@@ -188,57 +190,38 @@ sys.exit("Connection not found.")
     assert str(held) == why
 
 
-def test_an_airflow_that_shows_no_connections(start: Start) -> None:
-    with start(GET, "1.10.15") as running:
-        assert running.read([]) == {}
-        assert running.look_up(["one"]) == {}
-        told = catch(UsageError, running.read, ["one"])
-    assert told.startswith(f"{running.found.executable} (1.10.15) does not show ")
-
-
 # --- what is written ---
 
 IMPORT = """\
-import json, os, sys
+import json, sys
 if __name__ == "__main__":
-    there = json.load(open(sys.argv[-1]))
-    for conn_id, fields in there.items():
-        if conn_id == os.environ.get("SKIPPED"):
-            print("Could not import connection %s: %s" % (conn_id, fields["password"]))
-        elif conn_id == os.environ.get("FAILING"):
-            raise ValueError("cannot store %s: %s" % (conn_id, fields["password"]))
+    for conn_id, fields in json.load(open(sys.argv[-1])).items():
+        if conn_id == "refused":
+            print("Could not import connection refused: " + fields["password"])
+        elif conn_id == "failing":
+            raise ValueError("cannot store " + fields["password"])
         else:
             print("Imported connection " + conn_id)
 """
 
 
-def test_one_that_is_refused_by_an_import_of_several(
-    start: Start,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    where: str,
+def test_an_import_of_several(
+    start: Start, caplog: pytest.LogCaptureFixture, temporary: Path, where: str
 ) -> None:
-    """What Airflow printed is shown to whoever wants it."""
-    monkeypatch.setenv("SKIPPED", "one")
-    caplog.set_level(logging.DEBUG)
-    with start(IMPORT) as running:
-        assert running.write([]) == {}
-        told = running.write([ONE, TWO])
-    refusal = "Could not import connection one: ***"
-    assert told == {"one": f"{where}, exit status 0): {refusal}"}
-    assert f"{refusal}\nImported connection two" in caplog.text
-    assert "s3cret" not in caplog.text
-
-
-def test_one_that_stops_an_import_of_several(
-    start: Start, monkeypatch: pytest.MonkeyPatch, temporary: Path, where: str
-) -> None:
-    """Each is tried again alone, and so the other is written."""
-    monkeypatch.setenv("FAILING", "one")
+    """One of them stops it; each is tried again alone, and so others are written."""
+    caplog.set_level(logging.DEBUG)  # what Airflow printed is for whoever wants it
+    several = [replace(ONE, conn_id=name) for name in ("refused", "failing", "fine")]
     with start(IMPORT, import_now=True) as running:
-        told = running.write([ONE, TWO])
-    why = "ValueError: cannot store one: ***"
-    assert told == {"one": f"{where}, exit status 1): {why}"}
+        assert running.write([]) == {}
+        told = running.write(several)
+    refusal = "Could not import connection refused: ***"
+    assert told == {
+        "refused": f"{where}, exit status 0): {refusal}",
+        "failing": f"{where}, exit status 1): ValueError: cannot store ***",
+    }
+    assert refusal in caplog.messages
+    assert "Imported connection fine" in caplog.messages
+    assert "s3cret" not in caplog.text
     assert list(temporary.iterdir()) == []
 
 

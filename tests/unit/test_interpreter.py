@@ -59,6 +59,7 @@ def test_a_script_that_cannot_be_run(tmp_path: Path) -> None:
 
 
 def test_answers(write_script: WriteScript) -> None:
+    """Before them a prefix prints words that look like one."""
     script = write_script("""\
 import os, sys
 if "bytes" in sys.argv:
@@ -69,7 +70,8 @@ print(os.environ["TEAM"], sys.executable, sys.argv[1:])
 sys.exit(len(sys.argv))
 """)
     content = {"a": "x" * 1_000_000}
-    with run_interpreter(f"env 'TEAM=a b' {script}", 30) as process:
+    chatty = 'sh -c \'echo welcome; printf half; exec "$0" "$@"\''
+    with run_interpreter(f"{chatty} env 'TEAM=a b' {script}", 30) as process:
         assert describe(process)["script"] == script
         words = process.run(Command(["a", "b c"]))
         letter = process.run(Command(["\u00e9"]))
@@ -81,16 +83,6 @@ sys.exit(len(sys.argv))
     assert (no_text.status, no_text.output) == (2, f"\ufffd{who} ['bytes']\n")
     size = len(json.dumps(content))
     assert (large.status, large.output) == (2, f"{size}\n{who} ['file']\n")
-
-
-def test_what_is_printed_before_any_answer(write_script: WriteScript) -> None:
-    """As a prefix may, with words that look like an answer."""
-    script = write_script("print('hello')")
-    chatty = 'sh -c \'echo welcome; printf half; exec "$0" "$@"\''
-    with run_interpreter(f"{chatty} {script}", 30) as process:
-        assert describe(process)["script"] == script
-        outcome = process.run(Command([]))
-    assert outcome.output == "hello\n"
 
 
 # --- the end ---
