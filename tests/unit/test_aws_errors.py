@@ -24,7 +24,6 @@ CHECK_CA = (
     "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and this "
     "host's clock"
 )
-LONG = "Ab1+_=-9" * 8
 
 
 def answered(
@@ -47,7 +46,7 @@ TOLD: dict[str, tuple[Exception, str]] = {
     ),
     "an HTTP status without words": (answered(503, None), f"503; {TRY_AGAIN}"),
     "a code that nobody knows, and a secret": (
-        answered("Novel", f"cannot read {LONG}"),
+        answered("Novel", f"cannot read {'Ab1+_=-9' * 8}"),
         "Novel: cannot read ***",
     ),
     "no proxy": (
@@ -115,11 +114,8 @@ def test_a_region_that_was_meant(own_environment: None) -> None:
         assert told.endswith(f"{NETWORK}; did you mean {close}?")
     for region in ("us-east-1", "cn-north-1", "moon"):
         assert explain_aws_error(error, region).endswith(NETWORK)
-
-
-def test_no_suggestion_where_the_region_was_not_the_trouble() -> None:
-    told = explain_aws_error(boto.ReadTimeoutError(endpoint_url="x"), "us-esat-1")
-    assert "did you mean" not in told
+    not_its_trouble = boto.ReadTimeoutError(endpoint_url="x")
+    assert explain_aws_error(not_its_trouble, "us-esat-1").endswith(TRY_AGAIN)
 
 
 def test_a_profile_that_is_gone_hides_no_error(

@@ -15,6 +15,7 @@ from _ecr_airflow_sync import check
 from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, UsageError
 from _ecr_airflow_sync.model import HeldConnection, Result, Target
+from tests.support.command import HOST
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
@@ -22,14 +23,12 @@ from .conftest import NETWORK, TRY_AGAIN, catch
 
 US = "us-east-1"
 ECR = f"{ACCOUNT}.dkr.ecr"
-HOST = f"{ECR}.us-east-1.amazonaws.com"
 REWRITE = (
-    "run without --check to write it, or check --conn-id, --region, --registry and "
-    "--host"
+    "run without --check to write it, "
+    "or check --conn-id, --region, --registry and --host"
 )
 SYNC = "sync again, and see whether the timer runs"
 MINE = Target(region=US)
-NOBODY = "127.0.0.1:9"
 REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
 
 
@@ -46,7 +45,7 @@ def check_one(target: Target, held: Held, *variables: str) -> Result:
 @pytest.fixture(autouse=True)
 def _no_proxy(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked of a registry comes to nothing, unless a test says where."""
-    monkeypatch.setenv("https_proxy", f"http://{NOBODY}")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
 
 

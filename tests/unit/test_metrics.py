@@ -74,8 +74,7 @@ def test_a_file_that_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_metrics(str(tmp_path), RESULTS, 1, "0.1.0")
-    (record,) = caplog.records
-    assert record.getMessage() == f"metrics file {tmp_path}: Is a directory"
+    assert caplog.messages == [f"metrics file {tmp_path}: Is a directory"]
 
 
 def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

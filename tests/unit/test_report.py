@@ -46,30 +46,26 @@ def test_no_airflow() -> None:
     assert told == [line, f"b  {RED}failed{RESET}"]
 
 
-@pytest.mark.parametrize(
-    ("hours", "told"),
-    [
-        (12, "until %H:%M UTC (12 h)"),
-        (48, "until %Y-%m-%d %H:%M UTC (48 h)"),
-        (-1, "expired at %Y-%m-%d %H:%M UTC"),
-    ],
-)
-def test_how_long_a_token_is_valid(hours: int, told: str) -> None:
-    until = datetime.now(timezone.utc) + timedelta(hours=hours)
-    result = Result("a", "written", host="a.example", expires_at=until)
-    line = format_text(Run([result], FOUND)).splitlines()[1]
-    assert line == f"a  written  a.example, {until.strftime(told)}"
+def test_how_long_a_token_is_valid() -> None:
+    told = {
+        12: "until %H:%M UTC (12 h)",
+        48: "until %Y-%m-%d %H:%M UTC (48 h)",
+        -1: "expired at %Y-%m-%d %H:%M UTC",
+    }
+    for hours, words in told.items():
+        until = datetime.now(timezone.utc) + timedelta(hours=hours)
+        result = Result("a", "written", host="a.example", expires_at=until)
+        line = format_text(Run([result], FOUND)).splitlines()[1]
+        assert line == f"a  written  a.example, {until.strftime(words)}"
 
 
 def test_remarks() -> None:
     """On the method, and on what a dry run found."""
     found = replace(FOUND, remark="not in one transaction")
     result = Result("a", "planned", host="a.example", remark="new")
-    assert format_text(Run([result], found)).splitlines() == [
-        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import (not in one "
-        "transaction)",
-        "a  planned  a.example, new",
-    ]
+    airflow, line = format_text(Run([result], found)).splitlines()
+    assert airflow.endswith("AIRFLOW_HOME /srv, import (not in one transaction)")
+    assert line == "a  planned  a.example, new"
 
 
 def test_no_colour_for_whoever_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
