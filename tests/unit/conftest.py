@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import botocore.compat
 import botocore.loaders
 import pytest
 
+from _ecr_airflow_sync.interpreter import Interpreter
 from _ecr_airflow_sync.model import Target, Token
 from tests.support.command import wait_for
 from tests.support.ecr_stand_in import EcrStandIn, environment
@@ -46,6 +48,13 @@ def catch(kind: type[Exception], call: Callable[..., object], *arguments: Any) -
     with pytest.raises(kind) as caught:
         call(*arguments)
     return str(caught.value)
+
+
+def describe(interpreter: Interpreter) -> dict[str, Any]:
+    """What is asked first in a run. What a prefix printed may come before it."""
+    last_line = interpreter.execute("describe_airflow.py").output.splitlines()[-1]
+    facts: dict[str, Any] = json.loads(last_line)
+    return facts
 
 
 def read_pids(file: Path) -> list[int]:

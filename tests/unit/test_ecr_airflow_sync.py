@@ -196,21 +196,6 @@ def test_a_check_writes_nothing(airflow: FakeAirflow, aws: EcrStandIn) -> None:
     assert aws.calls == []
 
 
-def test_what_to_look_at_is_told(
-    airflow: FakeAirflow,
-    aws: EcrStandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_ONE", "docker://")
-    aws.lifetime = 3000
-    sync([ONE], there(airflow))
-    short, variable = caplog.messages
-    assert short.startswith("one: its token is valid until 20")
-    assert short.endswith(" UTC only; is this host's clock right?")
-    assert variable == "one: tasks read the variable AIRFLOW_CONN_ONE instead; unset it"
-
-
 def test_after_ctrl_c_nobody_trusts_what_was_there(
     airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,9 +209,9 @@ def test_after_ctrl_c_nobody_trusts_what_was_there(
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         sync([ONE], there(airflow))
-    monkeypatch.delenv("FAKE_AIRFLOW_TROUBLE")
-    again = sync([ONE], there(airflow), renew_before=60)
-    assert statuses(again) == ["written"]
+    airflow.script.unlink()
+    error = fail([ONE], there(airflow), renew_before=60)
+    assert statuses(error.results) == ["failed"]  # and not fresh
 
 
 def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
@@ -313,19 +298,27 @@ def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(0 <= seconds <= 1000 for seconds in naps)
 
 
-def test_a_terminal_shows_progress_and_nobody_waits_there(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_terminal_shows_progress_and_what_to_look_at(
+    run: Run, aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nobody waits there."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("AIRFLOW_CONN_DOCKER_DEFAULT", "docker://")
+    aws.lifetime = 3000
     began = time.monotonic()
-    status, _, err = run("--splay", "86400", "-r", "us-east-1")
+    status, _, err = run("--splay", "86400", "-r", "us-east-1", "--replace")
     assert time.monotonic() - began < 30
     assert status == 0
-    assert err.splitlines() == [
-        "Asking ECR for 1 token(s) ...",
-        "Airflow 2.11.2 is writing 1 connection(s) ...",
-    ]
+    asking, short, variable, writing = err.splitlines()
+    assert asking == "Asking ECR for 1 token(s) ..."
+    assert short.startswith("docker_default: its token is valid until 20")
+    assert short.endswith(" UTC only; is this host's clock right?")
+    assert variable == (
+        "docker_default: tasks read the variable AIRFLOW_CONN_DOCKER_DEFAULT instead; "
+        "unset it"
+    )
+    assert writing == "Airflow 2.11.2 is writing 1 connection(s) ..."
 
 
 def test_a_splay_is_over_at_sigterm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,14 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 
 from _ecr_airflow_sync.airflow_syntax import Command, Outcome
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
-from .conftest import WriteScript
+from .conftest import WriteScript, describe
 
 # It does what it is told, in words where an Airflow has its commands.
 SCRIPT = """\
@@ -278,13 +278,6 @@ def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
 
 
 # --- which Airflow this is ---
-
-
-def describe(interpreter: Interpreter) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(
-        interpreter.execute("describe_airflow.py").output
-    )
-    return facts
 
 
 def test_which_airflow_this_is(script: Path, interpreter: Interpreter) -> None:

@@ -7,16 +7,15 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow_syntax import Command, Outcome
 from _ecr_airflow_sync.errors import StepFailed, TimedOut
-from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
+from _ecr_airflow_sync.interpreter import run_interpreter
 
-from .conftest import WriteScript, catch, read_pids, wait_for_end
+from .conftest import WriteScript, catch, describe, read_pids, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("temporary")
 
@@ -25,13 +24,6 @@ def fail_to_start(command: str, timeout: float = 30) -> str:
     """Why it answers nothing."""
     with run_interpreter(command, timeout) as process:
         return catch(StepFailed, describe, process)
-
-
-def describe(process: Interpreter) -> dict[str, Any]:
-    """What it answers first in a run."""
-    last_line = process.execute("describe_airflow.py").output.splitlines()[-1]
-    facts: dict[str, Any] = json.loads(last_line)
-    return facts
 
 
 # --- finding it ---

@@ -14,7 +14,6 @@ from _ecr_airflow_sync.model import (
     Target,
     fill,
     format_left,
-    name_variable,
 )
 
 from .conftest import HOST, UNTIL, A, token_for
@@ -43,10 +42,6 @@ def test_how_long_that_is() -> None:
     for minutes, words in told.items():
         until = datetime.now(timezone.utc) + timedelta(minutes=minutes)
         assert format_left(until) == words
-
-
-def test_the_variable_that_stands_for_a_connection() -> None:
-    assert name_variable("ecr_eu-a") == "AIRFLOW_CONN_ECR_EU-A"
 
 
 def test_the_host_in_image_names() -> None:
