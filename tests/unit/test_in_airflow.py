@@ -26,9 +26,11 @@ else:
 """
 # As much of Airflow as our programs look for.
 SITE = {
-    "airflow/__init__.py": "",
     "airflow/settings.py": """
+from types import SimpleNamespace
 class Session:
+    dialect = SimpleNamespace(name="sqlite")
+    def get_bind(self): return self
     def flush(self): print("flush")
     def commit(self): print("commit")
     def rollback(self): print("rollback")
@@ -36,40 +38,27 @@ class Session:
     def execute(self, statement):
         if refuses: raise RuntimeError("canceling due to lock timeout")
         print(statement)
-    def get_bind(self): return self
-    @property
-    def dialect(self): return type("Dialect", (), {"name": dialect})
 session = Session()
+shared, refuses = True, False
 def Session(): return session if shared else object()
-shared = True
-dialect = "sqlite"
-refuses = False
-is_unique = True
 """,
     "airflow/models.py": """
-from airflow import settings
-class Column:
-    @property
-    def unique(self): return settings.is_unique
-class Columns: conn_id = Column()
-class Table:
-    c = Columns
-    fullname = "airflow.connection"
-class Connection: __table__ = Table
+from types import SimpleNamespace
+class Connection:
+    conn_id = SimpleNamespace(unique=True)
+    columns = SimpleNamespace(conn_id=conn_id)
+    __table__ = SimpleNamespace(c=columns, fullname="airflow.connection")
 """,
-    "airflow/utils/__init__.py": "",
     "airflow/utils/db.py": "def check_and_run_migrations(): print('migrations')",
     "airflow/utils/cli.py": """
 import sys
 def _build_metrics(name, arguments): print(name, *sys.argv[2:])
 """,
-    "airflow/utils/log/__init__.py": "",
     "airflow/utils/log/secrets_masker.py": """
 class Masker: patterns = {"the Fernet key"}
 masker = Masker()
 def _secrets_masker(): return masker
 """,
-    "airflow/bin/__init__.py": "",
     "airflow/bin/cli.py": """
 class CLIFactory:
     @classmethod
@@ -232,11 +221,21 @@ def test_no_token_is_in_the_audit_log(interpreter: Interpreter) -> None:
     assert password == "--conn_password=s3cret"
 
 
-def change(interpreter: Interpreter, **settings: object) -> None:
-    """As if Airflow were another one. What is not named is as it was at first."""
-    first = {"shared": True, "dialect": "sqlite", "refuses": False, "is_unique": True}
-    values = {**first, **settings}
-    run(interpreter, f"from airflow import settings; vars(settings).update({values})")
+def change(
+    interpreter: Interpreter,
+    dialect: str = "sqlite",
+    is_unique: bool = True,
+    refuses: bool = False,
+    shared: bool = True,
+) -> None:
+    """Into another Airflow, or back into the first."""
+    code = f"""\
+from airflow import models, settings
+settings.session.dialect.name = {dialect!r}
+settings.refuses, settings.shared = {refuses}, {shared}
+models.Connection.conn_id.unique = {is_unique}
+"""
+    assert run(interpreter, code) == Outcome(0, "")
 
 
 LOCKS = {
