@@ -255,7 +255,8 @@ def run(airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> Iterator[Ru
 
 def test_statuses_and_reports(run: Run, aws: EcrStandIn, tmp_path: Path) -> None:
     options = ("-r", "us-east-1", "--renew-before", "6h")
-    status, out, err = run(*options, "--airflow-version", "2.12", "--method=delete-add")
+    how = ("--airflow-version=2.12", "--method=delete-add", "--timeout=60")
+    status, out, err = run(*options, *how)
     assert (status, err) == (0, "")
     found, written = out.splitlines()
     assert found.startswith("Airflow 2.12, ")

@@ -50,39 +50,30 @@ def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection
 
 
 ROLE = Target(region="us-east-1", role_arn=OTHER)
-PROFILE = Target(region="us-east-1", profile="partner")
-IDENTITIES = {
-    "environment": (HERE, None, WORKER.account),
-    "extra": (HERE, holding(**PARTNERS), PARTNER.account),
-    "login before extra": (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
-    "profile of the extra": (HERE, holding(profile_name="partner"), PARTNER.account),
-    "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
-    "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
-    "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
-    "role in a profile": (replace(PROFILE, profile="role"), None, "666666666666"),
-}
 
 
-@pytest.mark.parametrize(
-    ("target", "held", "account"), IDENTITIES.values(), ids=IDENTITIES
-)
 def test_who_asks(
-    aws: EcrStandIn,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    target: Target,
-    held: HeldConnection | None,
-    account: str,
+    aws: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "config"
-    config.write_text(
+    def ask(target: Target, held: HeldConnection | None = None) -> str:
+        create_client(target, held, "ecr").get_authorization_token()
+        return aws.calls.pop().account
+
+    (tmp_path / "config").write_text(
         f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
         f"aws_secret_access_key = {PARTNER.secret_key}\n"
-        f"[profile role]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
+        f"[profile other]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
     )
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
-    create_client(target, held, "ecr").get_authorization_token()
-    assert aws.calls == [Call("us-east-1", (), account)]
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert ask(HERE) == WORKER.account
+    assert ask(HERE, holding(**PARTNERS)) == PARTNER.account
+    assert ask(HERE, holding(**BUILDERS, **PARTNERS)) == BUILDER.account
+    assert ask(HERE, holding(role_arn=OTHER)) == "666666666666"
+    assert ask(ROLE, holding(role_arn=PULLER)) == "666666666666"
+    other = replace(HERE, profile="other")
+    assert ask(other, holding(profile_name="partner")) == "666666666666"
+    assert ask(HERE, holding(profile_name="partner")) == PARTNER.account
+    assert ask(replace(HERE, profile="partner", role_arn=THEIRS)) == "777777777777"
 
 
 def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
@@ -187,13 +178,12 @@ def test_whose_program_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the profile, or of one that it rests on."""
-    config = tmp_path / "config"
-    config.write_text(
+    (tmp_path / "config").write_text(
         "[default]\ncredential_process = a\n[profile b]\ncredential_process = b\n"
         "[profile c]\nsource_profile = b\n[profile d]\nsource_profile = e\n"
         "[profile e]\nsource_profile = d\n"
     )
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     assert find_credential_process(HERE, None) == "default"
     assert find_credential_process(HERE, holding(**BUILDERS)) == ""
     for profile, name in {"b": "b", "c": "b", "d": ""}.items():
