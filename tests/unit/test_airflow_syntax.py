@@ -100,32 +100,27 @@ def test_fields_that_are_empty_are_left_out() -> None:
     assert list(list_fields(TWO)) == ["conn_type", "host", "login", "password"]
 
 
-FIELDS = ["type=docker", "host=host", "login=AWS", "password=s3cret", "extra={}"]
-DESCRIPTION = "description=until then"
-
-
-@pytest.mark.parametrize(
-    ("version", "deleting", "adding", "prefix", "fields"),
-    [
-        ("1.10.13", "--delete --conn_id=a.b", "--add --conn_id=a.b", "--conn_", FIELDS),
-        ("1.10.14", "delete a.b", "add a.b", "--conn-", FIELDS),
-        ("2.0.0", "delete a.b", "add a.b", "--conn-", [*FIELDS, DESCRIPTION]),
-    ],
-)
-def test_two_commands_for_one(
-    version: str, deleting: str, adding: str, prefix: str, fields: list[str]
-) -> None:
+def say(version: str) -> list[str]:
     syntax = choose(version)
     assert not syntax.writes_many
-    delete, add = syntax.list_commands([ONE])
-    assert (delete.file, add.file) == (None, None)
-    assert delete.words == ["connections", *deleting.split()]
-    options = [prefix + field for field in fields]
-    assert add.words == ["connections", *adding.split(), *options]
-    bare = syntax.list_commands([TWO])[1].words
-    assert [word.partition("=")[0][7:] for word in bare[-4:]] == [
-        *("type", "host", "login", "password")
+    commands = syntax.list_commands([ONE])
+    assert [command.file for command in commands] == [None, None]
+    return [" ".join(command.words) for command in commands]
+
+
+def test_two_commands_for_one() -> None:
+    assert say("1.10.13") == [
+        "connections --delete --conn_id=a.b",
+        "connections --add --conn_id=a.b --conn_type=docker --conn_host=host "
+        "--conn_login=AWS --conn_password=s3cret --conn_extra={}",
     ]
+    delete = "connections delete a.b"
+    add = (
+        "connections add a.b --conn-type=docker --conn-host=host "
+        "--conn-login=AWS --conn-password=s3cret --conn-extra={}"
+    )
+    assert say("1.10.14") == [delete, add]
+    assert say("2.0.0") == [delete, f"{add} --conn-description=until then"]
 
 
 def test_an_import_of_several() -> None:
