@@ -103,10 +103,11 @@ def test_a_child_that_holds_stdout(
 ) -> None:
     """The process is gone: its last words are told at once, and to whoever asks again."""
     monkeypatch.setattr(interpreter, "LOOK_EVERY", 0.1)
+    pid = tmp_path / "pid"
     script = write_script(f"""\
 import os, subprocess
 child = subprocess.Popen(["sleep", "60"])
-print(child.pid, file=open({str(tmp_path / "pid")!r}, "w"))
+print(child.pid, file=open({str(pid)!r}, "w"))
 print("no luck", flush=True)
 os._exit(3)
 """)
@@ -116,7 +117,7 @@ os._exit(3)
             told = catch(StepFailed, process.run, Command([]))
             assert told == f"{script}: no luck (exit status 3)"
     assert time.monotonic() - began < 15
-    wait_for_end(read_pids(tmp_path / "pid"))
+    wait_for_end(read_pids(pid))
 
 
 def test_a_deadline_before_any_answer() -> None:
@@ -199,12 +200,20 @@ def test_it_is_not_killed_while_it_ends(
     assert list(temporary.iterdir()) == []
 
 
-def test_a_deadline_that_the_import_misses(write_script: WriteScript) -> None:
+def test_a_deadline_that_the_import_misses(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
     """Who looks late finds that it has ended by itself, a second later."""
-    script = write_script("import time; time.sleep(60)")
+    pid = tmp_path / "pid"
+    script = write_script(f"""\
+import os, time
+print(os.getpid(), file=open({str(pid)!r}, "w"))
+time.sleep(60)
+""")
     with run_interpreter(script, 0.1) as process:
         process.start_import()
-        time.sleep(1.5)
+        time.sleep(1.2)
+        wait_for_end(read_pids(pid))
         told = catch(TimedOut, process.finish_import)
     why = "killed after 0.1 s, while importing Airflow; see --timeout"
     assert told == f"{script}: {why}"
