@@ -239,7 +239,7 @@ if __name__ == "__main__":
 
 
 def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) -> None:
-    with start(DELETE_AND_ADD, "2.5.3") as running:
+    with start(DELETE_AND_ADD, "2.5.3", import_now=True) as running:
         told = running.write([ONE, TWO])
     assert told == {
         "two": f"{where}, exit status 0): Found more than one connection with "
@@ -251,7 +251,8 @@ def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) 
 def test_an_airflow_that_cannot_be_imported(start: Start, where: str) -> None:
     """Every command ends so, and none of them is tried."""
     why = f"{where}, exit status 1): ImportError: no flask"
-    with start("raise ImportError('no flask')", import_now=True) as running:
+    code = "raise ImportError('no flask' if __name__ == 'imported' else 'tried')"
+    with start(code, import_now=True) as running:
         (held,) = running.read(["one"]).values()
         assert str(held) == why
         told = running.write([ONE, TWO])

@@ -312,6 +312,9 @@ def test_where_the_database_is(
             content = text.encode("utf-8", "surrogateescape")
             (tmp_path / "airflow.cfg").write_bytes(content)
             assert describe(interpreter)["database"] == host
+        (tmp_path / "my.cfg").write_text("sql_alchemy_conn = mysql://my.example.com\n")
+        run(interpreter, f"os.environ['AIRFLOW_CONFIG'] = '{tmp_path}/my.cfg'")
+        assert describe(interpreter)["database"] == "my.example.com"
 
 
 def test_where_airflowctl_is_logged_in(
