@@ -238,7 +238,11 @@ if __name__ == "__main__":
 """
 
 
-def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) -> None:
+def test_each_is_written_by_itself_where_no_import_is(
+    start: Start, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """What is refused without an error is not tried again."""
+    caplog.set_level(logging.DEBUG)
     with start(DELETE_AND_ADD, "2.5.3", import_now=True) as running:
         told = running.write([ONE, TWO])
     assert told == {
@@ -246,6 +250,9 @@ def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) 
         "`conn_id`=two; delete all of them in the UI, under Admin, Connections"
     }
     assert running.found.remark == "not in one transaction"
+    deleted, added = caplog.messages[-2:]
+    assert deleted == added
+    assert caplog.messages.count(deleted) == 2
 
 
 def test_an_airflow_that_cannot_be_imported(start: Start, where: str) -> None:

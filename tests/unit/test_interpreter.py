@@ -177,13 +177,18 @@ time.sleep(60)
     assert list(temporary.iterdir()) == []
 
 
-def test_one_that_does_not_heed_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_heed_sigterm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As a prefix that ignores it."""
     monkeypatch.setattr(interpreter, "GRACE", 0.1)
-    deaf = "sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' airflow"
+    pid = tmp_path / "pid"
+    deaf = f"trap '' TERM; echo $$ >{pid}; while :; do sleep 0.1; done"
+    command = f"sh -c {shlex.quote(deaf)} airflow"
     began = time.monotonic()
-    assert "killed after 0.2 s" in fail_to_start(deaf, timeout=0.2)
+    assert "killed after 0.2 s" in fail_to_start(command, timeout=0.2)
     assert time.monotonic() - began < 15
+    wait_for_end(read_pids(pid))
 
 
 def test_it_is_not_killed_while_it_ends(
