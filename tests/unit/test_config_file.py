@@ -152,7 +152,7 @@ def test_a_long_error_is_cut(path: Path) -> None:
 lines = st.sampled_from(
     ["[x]", "[y]", "[DEFAULT]", "region = us-east-1", f"registry = {A}", "extra = {", '  "a": 1}', "region", "= x",
      "host = {registry}.x", "role_arn = r", "external_id = e", "  continued", "# note", "; note", "[", "]", "[]"]
-) | st.text(max_size=12)  # fmt: skip
+) | st.text("[]=:;#%{}\" \t\rx\u00fc", max_size=12)  # fmt: skip
 files = st.lists(lines, max_size=8).map(
     lambda some: "\n".join(some).encode("utf-8", "replace")
 )
