@@ -97,13 +97,15 @@ def test_a_dry_run_tells_what_is_there_and_changes_nothing(
 ) -> None:
     airflow.hold(one={"conn_type": "docker"}, two={"conn_type": "http"})
     stored = airflow.connections()
-    three = [ONE, TWO, replace(ONE, conn_id="three")]
-    error = fail(three, there(airflow), dry_run=True)
+    monkeypatch.setenv("AIRFLOW_CONN_FOUR", "{}")
+    four = [ONE, TWO, replace(ONE, conn_id="three"), replace(ONE, conn_id="four")]
+    error = fail(four, there(airflow), dry_run=True)
     assert str(error).startswith("two: there is a connection of that id already")
     assert [(result.status, result.remark) for result in error.results] == [
         ("planned", "replaces the one there"),
         ("failed", ""),
         ("planned", "new"),
+        ("planned", ""),
     ]
     assert airflow.connections() == stored
     assert list(tmp_path.rglob("written.json")) == []
