@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
-import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import botocore.compat
 import botocore.loaders
 import pytest
 
+from _ecr_airflow_sync.interpreter import Interpreter
 from _ecr_airflow_sync.model import Target, Token
+from tests.support.command import wait_for
 from tests.support.ecr_stand_in import EcrStandIn, environment
 
-REGISTRY = "111111111111"
-HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
+A, B = "111111111111", "222222222222"  # registries
+HOST = f"{A}.dkr.ecr.us-east-1.amazonaws.com"
 UNTIL = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 TRY_AGAIN = "the next run tries again"
 NETWORK = "check the region, and this host's DNS, proxy and network"
@@ -32,7 +34,7 @@ def token_for(target: Target) -> Token:
     """What ECR might grant."""
     return Token(
         target=target,
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         registry_host=HOST,
         login="AWS",
@@ -48,11 +50,21 @@ def catch(kind: type[Exception], call: Callable[..., object], *arguments: Any) -
     return str(caught.value)
 
 
-def wait_for_end(*pids: int) -> None:
-    deadline = time.monotonic() + 10
-    while any(_is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a process outlives the run"
-        time.sleep(0.02)
+def describe(interpreter: Interpreter) -> dict[str, Any]:
+    """What is asked first in a run. What a prefix printed may come before it."""
+    last_line = interpreter.execute("describe_airflow.py").output.splitlines()[-1]
+    facts: dict[str, Any] = json.loads(last_line)
+    return facts
+
+
+def read_pids(file: Path) -> list[int]:
+    """What is in a line of the file, or will soon be."""
+    wait_for(lambda: file.exists() and file.read_text().endswith("\n"))
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def wait_for_end(pids: Sequence[int]) -> None:
+    wait_for(lambda: not any(_is_alive(pid) for pid in pids))
 
 
 def _is_alive(pid: int) -> bool:

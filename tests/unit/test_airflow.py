@@ -6,16 +6,14 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterator
+from typing import Any, Callable, ContextManager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from _ecr_airflow_sync import interpreter
 from _ecr_airflow_sync.airflow import Airflow
 from _ecr_airflow_sync.errors import ConnectionMissing, StepFailed, UsageError
-from _ecr_airflow_sync.model import Connection, HeldConnection
+from _ecr_airflow_sync.model import Connection, FoundAirflow, HeldConnection
 from _ecr_airflow_sync.running_airflow import RunningAirflow
 
 from .conftest import WriteScript, catch
@@ -24,12 +22,6 @@ pytestmark = pytest.mark.usefixtures("own_environment", "temporary")
 
 ONE = Connection("one", "host", "AWS", "s3cret")
 TWO = Connection("two", "host", "AWS", "s3cret")
-LOG_IN = (
-    "airflowctl auth login --api-url https://… --skip-keyring; "
-    "AIRFLOW_CLI_TOKEN is from airflowctl auth token"
-)
-
-
 Start = Callable[..., ContextManager[RunningAirflow]]
 
 
@@ -38,10 +30,12 @@ def start(write_script: WriteScript) -> Start:
     """Starts a script, as that of some version."""
 
     def start(
-        code: str, version: str = "2.11.2", name: str = "airflow"
+        code: str,
+        version: str = "2.11.2",
+        name: str = "airflow",
+        import_now: bool = False,
     ) -> ContextManager[RunningAirflow]:
-        script = write_script(code, name)
-        return Airflow(script, 30, version).start(import_now=False)
+        return Airflow(write_script(code, name), 30, version).start(import_now)
 
     return start
 
@@ -54,75 +48,74 @@ def where(tmp_path: Path) -> str:
 
 # --- what is meant ---
 
-LIMITS = "is not above 0 and below 1000000 seconds"
-MEANT: dict[str, tuple[dict[str, Any], str]] = {
-    "blank": ({"command": " "}, "airflow command '' is empty: name the airflow script"),
-    "quote": (
-        {"command": "'airflow"},
-        'airflow command "\'airflow": No closing quotation',
-    ),
-    "module": (
-        {"command": "/opt/bin/python -m airflow"},
-        "airflow command '/opt/bin/python -m airflow': give the script, "
-        "/opt/bin/airflow",
-    ),
-    "module alone": (
-        {"command": "-m airflow"},
-        "airflow command '-m airflow': give the script, airflow",
-    ),
-    "method": ({"method": "add"}, "method 'add' is none of auto, import, delete-add"),
-    "no time": ({"timeout": 0}, f"timeout 0 {LIMITS}"),
-    "two weeks": ({"timeout": 1e6}, f"timeout 1e+06 {LIMITS}"),
-    "no number": ({"timeout": float("nan")}, f"timeout nan {LIMITS}"),
-    "version": (
-        {"version": "latest"},
-        "Airflow version 'latest' is not of the form X.Y.Z",
-    ),
-}
+
+def refuse(**fields: Any) -> str:
+    """Why."""
+    return catch(UsageError, lambda: Airflow(**fields))
 
 
-@pytest.mark.parametrize(("fields", "error"), MEANT.values(), ids=MEANT)
-def test_what_cannot_be_meant(fields: dict[str, Any], error: str) -> None:
-    assert catch(UsageError, lambda: Airflow(**fields)) == error
+def test_what_cannot_be_meant() -> None:
+    assert refuse(command=" ") == (
+        "airflow command '' is empty: name the airflow script"
+    )
+    assert refuse(command="'airflow") == (
+        'airflow command "\'airflow": No closing quotation'
+    )
+    for module, script in (
+        ("/opt/bin/python -m airflow", "/opt/bin/airflow"),
+        ("-m airflow", "airflow"),
+    ):
+        told = f"airflow command {module!r}: give the script, {script}"
+        assert refuse(command=module) == told
+    assert refuse(method="add") == "method 'add' is none of auto, import, delete-add"
+    for timeout in (0, 1e6, float("nan")):
+        limits = "is not above 0 and below 1000000 seconds"
+        assert refuse(timeout=timeout) == f"timeout {timeout:g} {limits}"
+    assert refuse(version="latest") == (
+        "Airflow version 'latest' is not of the form X.Y.Z"
+    )
 
 
 # --- what is found ---
 
 
-def test_what_was_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_airflow_that_shows_no_connections(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/srv/airflow")
     monkeypatch.setenv("AIRFLOW_CONN_X", "docker://")
-    with start("") as running:
-        found = running.found
+    with start("", "1.10.15") as running:
         assert running.variables == {"AIRFLOW_CONN_X"}
-    assert found.executable.endswith("/bin/airflow")
-    assert (found.version, found.method) == ("2.11.2", "import")
-    assert found.place == "AIRFLOW_HOME /srv/airflow"
-
-
-def test_what_cannot_be_written_by(write_script: WriteScript, tmp_path: Path) -> None:
-    airflow, airflowctl = write_script(""), write_script("", "airflowctl")
-    starting = Airflow(airflow, 30).start(import_now=False)
-    assert catch(StepFailed, starting.__enter__) == (
-        f"{airflow} runs in a Python without the package apache-airflow: name another "
-        "script with --airflow, or say --airflow-version"
+        assert running.read([]) == {}
+        assert running.look_up(["one"]) == {}
+        told = catch(UsageError, running.read, ["one"])
+    script = f"{tmp_path}/bin/airflow"
+    assert running.found == FoundAirflow(
+        script, "1.10.15", "AIRFLOW_HOME /srv/airflow", "delete-add"
     )
-    starting = Airflow(airflowctl, 30, "0.1.0").start(import_now=False)
-    assert catch(StepFailed, starting.__enter__) == (
-        f"{airflowctl} has no login in AIRFLOW_HOME {tmp_path}/airflow: run there "
-        f"{LOG_IN}"
+    assert told.startswith(f"{script} (1.10.15) does not show ")
+
+
+def test_what_cannot_be_written_by(start: Start, tmp_path: Path) -> None:
+    assert catch(StepFailed, start("", version="").__enter__) == (
+        f"{tmp_path}/bin/airflow runs in a Python without the package apache-airflow: "
+        "name another script with --airflow, or say --airflow-version"
+    )
+    assert catch(StepFailed, start("", "0.1.0", "airflowctl").__enter__) == (
+        f"{tmp_path}/bin/airflowctl has no login in AIRFLOW_HOME {tmp_path}/airflow: "
+        "run there airflowctl auth login --api-url https://… --skip-keyring; "
+        "AIRFLOW_CLI_TOKEN is from airflowctl auth token"
     )
 
 
 def test_a_python_that_cannot_tell(
-    write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys; sys.modules['urllib.parse'] = None"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    airflow = Airflow(write_script(""), 30, "2.11.2")
-    told = catch(StepFailed, airflow.start(import_now=False).__enter__)
+    told = catch(StepFailed, start("").__enter__)
     assert told.startswith("its Python cannot tell which Airflow it has: ")
     assert told.endswith("import of urllib.parse halted; None in sys.modules")
     assert "\n" not in told
@@ -197,54 +190,38 @@ sys.exit("Connection not found.")
     assert str(held) == why
 
 
-def test_an_airflow_that_shows_no_connections(start: Start) -> None:
-    with start(GET, "1.10.15") as running:
-        assert running.read([]) == {}
-        assert running.look_up(["one"]) == {}
-        told = catch(UsageError, running.read, ["one"])
-    assert told.startswith(f"{running.found.executable} (1.10.15) does not show ")
-
-
 # --- what is written ---
 
 IMPORT = """\
-import json, os, sys
+import json, sys
 if __name__ == "__main__":
-    there = json.load(open(sys.argv[-1]))
-    for conn_id, fields in there.items():
-        if conn_id == os.environ.get("SKIPPED"):
-            print("Could not import connection %s: %s" % (conn_id, fields["password"]))
-        elif conn_id == os.environ.get("FAILING"):
-            raise ValueError("cannot store %s: %s" % (conn_id, fields["password"]))
-        elif len(there) > 1 and conn_id == os.environ.get("COLLIDING"):
-            raise ValueError("duplicate key value")
+    for conn_id, fields in json.load(open(sys.argv[-1])).items():
+        if conn_id == "refused":
+            print("Could not import connection refused: " + fields["password"])
+        elif conn_id == "failing":
+            raise ValueError("cannot store " + fields["password"])
         else:
             print("Imported connection " + conn_id)
 """
-WRITTEN = {
-    "all is well": ("", None),
-    "skipped": ("SKIPPED", "0): Could not import connection one: ***"),
-    "fails, and stops the other": ("FAILING", "1): ValueError: cannot store one: ***"),
-    "collides once": ("COLLIDING", None),
-}
 
 
-@pytest.mark.parametrize(("trouble", "error"), WRITTEN.values(), ids=WRITTEN)
-def test_several_are_written(
-    write_script: WriteScript,
-    monkeypatch: pytest.MonkeyPatch,
-    temporary: Path,
-    where: str,
-    trouble: str,
-    error: str | None,
+def test_an_import_of_several(
+    start: Start, caplog: pytest.LogCaptureFixture, temporary: Path, where: str
 ) -> None:
-    if trouble:
-        monkeypatch.setenv(trouble, "one")
-    airflow = Airflow(write_script(IMPORT), 30, "2.11.2")
-    with airflow.start(import_now=True) as running:
+    """One of them stops it; each is tried again alone, and so others are written."""
+    caplog.set_level(logging.DEBUG)  # what Airflow printed is for whoever wants it
+    several = [replace(ONE, conn_id=name) for name in ("refused", "failing", "fine")]
+    with start(IMPORT, import_now=True) as running:
         assert running.write([]) == {}
-        told = running.write([ONE, TWO])
-    assert told == ({"one": f"{where}, exit status {error}"} if error else {})
+        told = running.write(several)
+    refusal = "Could not import connection refused: ***"
+    assert told == {
+        "refused": f"{where}, exit status 0): {refusal}",
+        "failing": f"{where}, exit status 1): ValueError: cannot store ***",
+    }
+    assert refusal in caplog.messages
+    assert "Imported connection fine" in caplog.messages
+    assert "s3cret" not in caplog.text
     assert list(temporary.iterdir()) == []
 
 
@@ -261,23 +238,28 @@ if __name__ == "__main__":
 """
 
 
-def test_each_is_written_by_itself_where_no_import_is(start: Start, where: str) -> None:
-    with start(DELETE_AND_ADD, "2.5.3") as running:
+def test_each_is_written_by_itself_where_no_import_is(
+    start: Start, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """What is refused without an error is not tried again."""
+    caplog.set_level(logging.DEBUG)
+    with start(DELETE_AND_ADD, "2.5.3", import_now=True) as running:
         told = running.write([ONE, TWO])
     assert told == {
         "two": f"{where}, exit status 0): Found more than one connection with "
         "`conn_id`=two; delete all of them in the UI, under Admin, Connections"
     }
     assert running.found.remark == "not in one transaction"
+    deleted, added = caplog.messages[-2:]
+    assert deleted == added
+    assert caplog.messages.count(deleted) == 2
 
 
-def test_an_airflow_that_cannot_be_imported(
-    write_script: WriteScript, where: str
-) -> None:
+def test_an_airflow_that_cannot_be_imported(start: Start, where: str) -> None:
     """Every command ends so, and none of them is tried."""
-    airflow = Airflow(write_script("raise ImportError('no flask')"), 30, "2.11.2")
     why = f"{where}, exit status 1): ImportError: no flask"
-    with airflow.start(import_now=True) as running:
+    code = "raise ImportError('no flask' if __name__ == 'imported' else 'tried')"
+    with start(code, import_now=True) as running:
         (held,) = running.read(["one"]).values()
         assert str(held) == why
         told = running.write([ONE, TWO])
@@ -306,50 +288,3 @@ def test_a_deadline_names_the_database(
     why = "killed after 30 s, while running connections import; see --timeout"
     where = "the database is at db.example.com"
     assert told == {"one": f"{running.found.executable}: {why}; {where}"}
-
-
-def test_what_airflow_printed_is_shown_to_whoever_wants_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("SKIPPED", "two")
-    caplog.set_level(logging.DEBUG)
-    with start(IMPORT) as running:
-        running.write([ONE, TWO])
-    assert "Imported connection one" in caplog.text
-    assert "Could not import connection two: ***" in caplog.text
-    assert "s3cret" not in caplog.text
-
-
-PRINT = """\
-import os, sys
-with open(sys.argv[0] + ".says") as file:
-    out, err, status = eval(file.read())
-os.write(1, out)
-os.write(2, err)
-sys.exit(status)
-"""
-
-
-@pytest.fixture
-def printing(start: Start) -> Iterator[RunningAirflow]:
-    with start(PRINT) as running:
-        yield running
-
-
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    st.tuples(st.binary(max_size=300), st.binary(max_size=300), st.integers(-1, 300))
-)
-def test_whatever_airflow_prints(
-    printing: RunningAirflow, said: tuple[bytes, bytes, int]
-) -> None:
-    """And with whatever status it ends."""
-    Path(printing.found.executable + ".says").write_text(repr(said))
-    failures = printing.write([ONE])
-    assert isinstance(printing.read(["x"])["x"], StepFailed)
-    assert failures["one"]
-    assert "\n" not in failures["one"]

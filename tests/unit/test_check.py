@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import json
 import os
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from _ecr_airflow_sync import check
 from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, UsageError
 from _ecr_airflow_sync.model import HeldConnection, Result, Target
+from tests.support.command import HOST
 from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
 from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
@@ -23,14 +23,12 @@ from .conftest import NETWORK, TRY_AGAIN, catch
 
 US = "us-east-1"
 ECR = f"{ACCOUNT}.dkr.ecr"
-HOST = f"{ECR}.us-east-1.amazonaws.com"
 REWRITE = (
-    "run without --check to write it, or check --conn-id, --region, --registry and "
-    "--host"
+    "run without --check to write it, "
+    "or check --conn-id, --region, --registry and --host"
 )
 SYNC = "sync again, and see whether the timer runs"
 MINE = Target(region=US)
-NOBODY = "127.0.0.1:9"
 REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
 
 
@@ -47,7 +45,7 @@ def check_one(target: Target, held: Held, *variables: str) -> Result:
 @pytest.fixture(autouse=True)
 def _no_proxy(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked of a registry comes to nothing, unless a test says where."""
-    monkeypatch.setenv("https_proxy", f"http://{NOBODY}")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
 
 
@@ -77,10 +75,10 @@ def registry(
 
 def test_a_check_must_know_the_ids() -> None:
     validate_for_check([MINE])
-    for unknown in (Target("e_{region}"), Target("e_{registry}")):
-        assert catch(UsageError, validate_for_check, [MINE, unknown]) == (
-            "--check never asks AWS: give the conn id's regions and registries"
-        )
+    unknown = Target("e_{region}")
+    assert catch(UsageError, validate_for_check, [MINE, unknown]) == (
+        "--check never asks AWS: give the conn id's regions and registries"
+    )
 
 
 def test_what_airflow_could_not_give() -> None:
@@ -97,33 +95,24 @@ def test_what_airflow_could_not_give() -> None:
     assert (failed.status, failed.error) == ("failed", "no database")
 
 
-@pytest.mark.parametrize(
-    ("variable", "source"),
-    [
-        ("AIRFLOW_CONN_DOCKER_DEFAULT", "AIRFLOW_CONN_DOCKER_DEFAULT"),
-        ("AIRFLOW_CONN_OTHER", "a secrets backend"),
-    ],
-)
-def test_what_answers_in_the_databases_stead(variable: str, source: str) -> None:
-    result = check_one(MINE, holding(in_database=False), variable)
-    assert (result.status, result.host) == ("shadowed", HOST)
-    assert result.error == (
-        f"{source} answers instead of the database, so what is synced is never read"
-    )
+def test_what_answers_in_the_databases_stead() -> None:
+    variable = "AIRFLOW_CONN_DOCKER_DEFAULT"
+    for known, source in ((variable, variable), ("OTHER", "a secrets backend")):
+        result = check_one(MINE, holding(in_database=False), known)
+        assert (result.status, result.host) == ("shadowed", HOST)
+        assert result.error == (
+            f"{source} answers instead of the database, so what is synced is never read"
+        )
 
 
 RIGHT = {
-    "plain": (MINE, HOST),
     "any region": (Target(), HOST),
     "China": (Target(registry=ACCOUNT), f"{ECR}.cn-north-1.amazonaws.com.cn"),
-    "Europe": (Target(), f"{ECR}.eusc-de-east-1.amazonaws.eu"),
     "isolated": (Target(), f"{ECR}.us-iso-east-1.c2s.ic.gov"),
-    "own": (Target(host="mirror.example.com"), "mirror.example.com"),
     "template": (
         Target(host="{registry}.dkr-ecr.{region}.on.aws"),
         f"{ACCOUNT}.dkr-ecr.x.on.aws",
     ),
-    "public": (Target(registry="public", host="public.ecr.aws"), "public.ecr.aws"),
 }
 
 
@@ -151,8 +140,6 @@ WRONG = {
     "longer": (Target(host="a.b"), "a.b.evil.example", "a.b"),
     "two for one": (Target(host="{registry}.a"), "x.y.a", "one such as 123456789012.a"),
     "known": (Target("a", US, ACCOUNT, host=BOTH), "a", f"{ACCOUNT}.{US}.a"),
-    "unknown": (Target(host=BOTH), "a", "one such as 123456789012.us-east-1.a"),
-    "not public": (Target(host="public.ecr.aws"), HOST, "public.ecr.aws"),
 }
 
 
@@ -174,8 +161,7 @@ def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("https_proxy", "http://me:s3cret:x@127.0.0.1:9")
     result = check_one(MINE, holding())
     assert result.status == "unreachable"
-    assert result.error
-    assert "s3cret" not in result.error
+    assert "s3cret" not in str(result.error)
 
 
 def test_a_good_token(
@@ -202,29 +188,22 @@ def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
     public = Target(registry="public", host="public.ecr.aws")
     result = check_one(public, holding("public.ecr.aws", password=token))
     assert (result.status, result.error) == ("fine", None)
-    assert [request.path for request in registry.requests] == [
-        "/token/?service=public.ecr.aws"
-    ]
+    (request,) = registry.requests
+    assert request.path == "/token/?service=public.ecr.aws"
 
 
-def test_a_password_that_is_no_token_has_no_known_end(
-    registry: RegistryStandIn,
-) -> None:
-    documents: list[object] = [1, {}, {"expiration": "soon"}, {"expiration": 1e300}]
-    encoded = [base64.b64encode(json.dumps(d).encode()).decode() for d in documents]
-    for password in ("", "M\u00fcller", "a:b", *encoded):
+def test_a_password_that_is_no_token(registry: RegistryStandIn) -> None:
+    no_time = base64.b64encode(b'{"expiration": 1e300}').decode()
+    for password in ("M\u00fcller", no_time):
         result = check_one(MINE, holding(password=password))
         assert (result.status, result.expires_at) == ("refused", None)
         assert result.error == f"{HOST} answered 400 Bad Request; {SYNC}"
 
 
-END = 1_000_000_000
 ANSWERS = {
     301: ("unreachable", "301 Moved Permanently", TRY_AGAIN),
-    400: ("refused", "400 Bad Request", SYNC),
     401: ("refused", "401 Unauthorized", SYNC),
     403: ("refused", "403 Forbidden", SYNC),
-    429: ("unreachable", "429 Too Many Requests", TRY_AGAIN),
     500: ("unreachable", "500 Internal Server Error", TRY_AGAIN),
     599: ("unreachable", "599", TRY_AGAIN),
 }
@@ -234,48 +213,37 @@ ANSWERS = {
 def test_a_registry_that_says_no(registry: RegistryStandIn, status: int) -> None:
     """Then it is told until when the token is valid."""
     registry.troubles[HOST] = Trouble(status=status, location="https://evil.example/")
-    password = base64.b64encode(b'{"expiration": %d}' % END).decode()
+    password = base64.b64encode(b'{"expiration": 1000000000}').decode()
     result = check_one(MINE, holding(password=password))
+    until = datetime(2001, 9, 9, 1, 46, 40, tzinfo=timezone.utc)
     told, reason, advice = ANSWERS[status]
-    assert (result.status, result.host) == (told, HOST)
-    assert result.expires_at == datetime.fromtimestamp(END, timezone.utc)
-    assert result.error == (
-        f"{HOST} answered {reason}; its token is valid until 2001-09-09 01:46 UTC; "
-        f"{advice}"
-    )
+    assert (result.status, result.host, result.expires_at) == (told, HOST, until)
+    valid = "its token is valid until 2001-09-09 01:46 UTC"
+    assert result.error == f"{HOST} answered {reason}; {valid}; {advice}"
     assert registry.told() == {HOST}
 
 
-@pytest.mark.parametrize(
-    ("trouble", "said"),
-    [
-        (Trouble(drop=True), "Remote end closed connection without response"),
-        (Trouble(delay=2), "timed out"),
-    ],
-    ids=["closed", "silent"],
-)
 def test_a_registry_that_says_nothing(
-    registry: RegistryStandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    trouble: Trouble,
-    said: str,
+    registry: RegistryStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if trouble.delay:
-        monkeypatch.setattr(check, "ANSWER_WITHIN", 0.3)
-    registry.troubles[HOST] = trouble
-    error = check_one(MINE, holding()).error
-    assert error
+    registry.troubles[HOST] = Trouble(drop=True)
+    closed = "Remote end closed connection without response"
+    told = f"{HOST} cannot be reached: {closed}; {NETWORK}"
+    assert check_one(MINE, holding()).error == told
+    monkeypatch.setattr(check, "ANSWER_WITHIN", 0.3)
+    registry.troubles[HOST] = Trouble(delay=2)
+    error = str(check_one(MINE, holding()).error)
     assert error.startswith(f"{HOST} cannot be reached: ")
-    assert error.endswith(f"{said}; {NETWORK}")
+    assert error.endswith(f"timed out; {NETWORK}")
 
 
 def test_a_registry_that_nobody_vouches_for(registry: RegistryStandIn) -> None:
     registry.troubles[HOST] = Trouble(wrong_name=True)
     result = check_one(MINE, holding())
     assert result.status == "unreachable"
-    assert result.error
-    assert "CERTIFICATE_VERIFY_FAILED" in result.error
-    assert result.error.endswith(
+    error = str(result.error)
+    assert "CERTIFICATE_VERIFY_FAILED" in error
+    assert error.endswith(
         "; check SSL_CERT_FILE, a CA bundle that must know this network's proxy, and "
         "this host's clock"
     )

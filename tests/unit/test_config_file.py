@@ -13,9 +13,8 @@ from _ecr_airflow_sync.config_file import read_config
 from _ecr_airflow_sync.errors import UsageError
 from _ecr_airflow_sync.model import Target
 
-from .conftest import catch
+from .conftest import A, B, catch
 
-A, B = "111111111111", "222222222222"
 KEYS = "region, registry, profile, role_arn, external_id, aws_conn_id, host, extra"
 
 
@@ -69,51 +68,34 @@ def test_a_key_may_have_an_equals_sign_and_a_colon_in_its_value(path: Path) -> N
     assert target.external_id == "a=b : c"
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_a_group_that_may_write_it_is_the_sites_own_choice(
-    path: Path, mode: int
-) -> None:
-    path.write_text("[x]\n")
-    path.chmod(mode)
-    assert read_config(str(path), Target()) == [Target("x")]
-
-
 def test_a_file_that_everyone_may_write(path: Path) -> None:
+    """Whether a group may is the site's own choice."""
     path.write_text("[x]\n")
+    path.chmod(0o664)
+    assert read_config(str(path), Target()) == [Target("x")]
     path.chmod(0o602)
     assert refuse(path) == f"{path}: everyone may write it; chmod o-w '{path}'"
 
 
 UNKNOWN = f"; there are {KEYS}"
-NO_SECTION = ": no section, such as [docker_default]"
-NO_HEADER = ": File contains no section headers."
-NO_SIGN = ": Source contains parsing errors: '{path}' [line 2]: 'region"
 REFUSED = [
     ("[x]\nregoin = us-east-1\n", f", [x]: unknown key regoin{UNKNOWN}"),
     ("[DEFAULT]\n\nconn_id = x\n[x]\n", f", [x]: unknown key conn_id{UNKNOWN}"),
     ("[x]\n\nregion =\n", ", [x]: region has no value"),
-    ("[DEFAULT]\nprofile =\n[x]\nregion = a\n", ", [x]: profile has no value"),
     ("[x]\nregion = a\n  profile = b\n", ", [x]: region has two lines"),
-    ("[x]\nregion\n", NO_SIGN),
-    ("[x]\nregion: us-east-1\n", f"{NO_SIGN}: us-east-1"),
-    ("region = x\n", f"{NO_HEADER} file: '{{path}}', line: 1 'region = x"),
     (
-        "[x]\nregion = a\nregion = b\n",
-        ": While reading from '{path}' [line 3]: option 'region' in section 'x' already "
-        "exists",
+        "[x]\nregion: us-east-1\n",
+        ": Source contains parsing errors: '{path}' [line 2]: 'region: us-east-1",
+    ),
+    (
+        "region = x\n",
+        ": File contains no section headers. file: '{path}', line: 1 'region = x",
     ),
     (
         "[x]\n[y]\n[x]\n",
         ": While reading from '{path}' [line 3]: section 'x' already exists",
     ),
-    ("", NO_SECTION),
-    ("[DEFAULT]\nregion = us-east-1\n", NO_SECTION),
-    (
-        "[x]\n[y]\nregistry = 12\n",
-        ", [y]: registry '12' is not an account id of twelve digits",
-    ),
-    ("[x]\nhost = https://a\n", ", [x]: host 'https://a' is not a bare host"),
-    ("[x]\nextra = [1]\n", ", [x]: extra is not a JSON object, such as '"),
+    ("[DEFAULT]\nregion = us-east-1\n", ": no section, such as [docker_default]"),
     (
         "[DEFAULT]\nprofile = a\n[x]\naws_conn_id = b\n",
         ", [x]: profile and aws_conn_id are two",
@@ -123,7 +105,6 @@ REFUSED = [
         "[e_{region}]\n",
         ", [e_{region}]: a section is a connection id, without placeholders",
     ),
-    ("\N{SNOWMAN}", NO_HEADER),
     (
         "[x]\nregion = \udcff\n",
         ": 'utf-8' codec can't decode byte 0xff in position 13",
@@ -139,13 +120,8 @@ def test_what_is_refused(path: Path, text: str, error: str) -> None:
     assert "\n" not in told
 
 
-@pytest.mark.parametrize(
-    ("place", "why"),
-    [("gone", "No such file or directory"), (".", "Is a directory")],
-)
-def test_what_cannot_be_read(path: Path, place: str, why: str) -> None:
-    wrong = path.parent / place
-    assert refuse(wrong) == f"{wrong}: {why}"
+def test_what_cannot_be_read(path: Path) -> None:
+    assert refuse(path.parent) == f"{path.parent}: Is a directory"
 
 
 def test_a_folder_that_everyone_may_write(path: Path) -> None:
@@ -176,13 +152,13 @@ def test_a_long_error_is_cut(path: Path) -> None:
 lines = st.sampled_from(
     ["[x]", "[y]", "[DEFAULT]", "region = us-east-1", f"registry = {A}", "extra = {", '  "a": 1}', "region", "= x",
      "host = {registry}.x", "role_arn = r", "external_id = e", "  continued", "# note", "; note", "[", "]", "[]"]
-) | st.text(max_size=12)  # fmt: skip
+) | st.text("[]=:;#%{}\" \t\rx\u00fc", max_size=12)  # fmt: skip
 files = st.lists(lines, max_size=8).map(
     lambda some: "\n".join(some).encode("utf-8", "replace")
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files | st.binary(max_size=60))
 @example(b"[x]\nextra = " + b"[" * 100_000)
 @example(b"[x]\r\nregion = a\r\n")

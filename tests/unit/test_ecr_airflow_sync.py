@@ -10,20 +10,27 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
-import ecr_airflow_sync
-from ecr_airflow_sync import Airflow, Result, SyncError, Target, UsageError
-from tests.support.command import Command, FakeAirflow
+from ecr_airflow_sync import (
+    Airflow,
+    Result,
+    SyncError,
+    Target,
+    UsageError,
+    main,
+    sync,
+)
+from tests.support.command import Command, FakeAirflow, wait_for
 from tests.support.ecr_stand_in import ACCOUNT, BUILDER, Call, EcrStandIn, Fault
 
-from .conftest import catch
+from .conftest import A, B
 
-A, B = "111111111111", "222222222222"
 ONE = Target("one", "us-east-1", A)
 TWO = Target("two", "us-east-1", B)
+TEMPLATE = Target("e_{registry}", "us-east-1")
 DENIED = Fault(code="AccessDeniedException", message="no")
 NO = (
     "ECR in us-east-1: AccessDeniedException: no; allow this identity "
@@ -54,112 +61,103 @@ def statuses(results: list[Result]) -> list[str]:
     return [result.status for result in results]
 
 
-def test_tokens_are_written(airflow: FakeAirflow, aws: EcrStandIn) -> None:
-    results = ecr_airflow_sync.sync([ONE, TWO], there(airflow))
+def fail(targets: list[Target], airflow: Airflow, **options: Any) -> SyncError:
+    with pytest.raises(SyncError) as caught:
+        sync(targets, airflow, **options)
+    return caught.value
+
+
+def test_tokens_are_written_and_left_alone_while_they_are_fresh(
+    airflow: FakeAirflow, aws: EcrStandIn
+) -> None:
+    """Where nothing is due, nobody is asked, and Airflow need not be there."""
+    keys = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
+    airflow.hold(builder=keys)
+    two = replace(TWO, aws_conn_id="builder")
+    results = sync([ONE, two], there(airflow), renew_before=60)
     assert statuses(results) == ["written", "written"]
+    calls = sorted(aws.calls, key=str)
+    assert calls == [Call("us-east-1", (A,)), Call("us-east-1", (B,), BUILDER.account)]
     stored = airflow.connections()
-    for target, registry in ((ONE, A), (TWO, B)):
+    for target, registry in ((ONE, A), (two, B)):
         fields = stored[target.conn_id]
         assert fields["host"] == f"{registry}.dkr.ecr.us-east-1.amazonaws.com"
         is_stored = [fields["password"]] == aws.tokens["us-east-1", registry]
         assert is_stored
         is_shown = fields["password"] in repr(results)
         assert not is_shown
-    assert len(aws.calls) == 1
-
-
-def test_what_is_fresh_is_left_alone(airflow: FakeAirflow, aws: EcrStandIn) -> None:
-    """Where nothing is due, nobody is asked, and Airflow need not be there."""
-    ecr_airflow_sync.sync([ONE], there(airflow))
-    both = ecr_airflow_sync.sync([ONE, TWO], there(airflow), renew_before=60)
-    assert statuses(both) == ["fresh", "written"]
-    assert aws.calls[1:] == [Call("us-east-1", (B,))]
     airflow.script.unlink()
-    both = ecr_airflow_sync.sync([ONE, TWO], there(airflow), renew_before=60)
-    assert statuses(both) == ["fresh", "fresh"]
+    results = sync([ONE, two], there(airflow), renew_before=60)
+    assert statuses(results) == ["fresh", "fresh"]
     assert len(aws.calls) == 2
 
 
 def test_a_dry_run_tells_what_is_there_and_changes_nothing(
     airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = {"one": {"conn_type": "docker"}, "two": {"conn_type": "http"}}
-    airflow.store.write_text(json.dumps(stored))
-    three = [ONE, TWO, replace(ONE, conn_id="three")]
-    with pytest.raises(SyncError, match=r"^two: there is a connection of") as caught:
-        ecr_airflow_sync.sync(three, there(airflow), dry_run=True)
-    told = [(result.status, result.remark) for result in caught.value.results]
-    assert told == [
+    airflow.hold(one={"conn_type": "docker"}, two={"conn_type": "http"})
+    stored = airflow.connections()
+    monkeypatch.setenv("AIRFLOW_CONN_FOUR", "{}")
+    four = [ONE, TWO, replace(ONE, conn_id="three"), replace(ONE, conn_id="four")]
+    error = fail(four, there(airflow), dry_run=True)
+    assert str(error).startswith("two: there is a connection of that id already")
+    assert [(result.status, result.remark) for result in error.results] == [
         ("planned", "replaces the one there"),
         ("failed", ""),
         ("planned", "new"),
+        ("planned", ""),
     ]
-    (two,) = ecr_airflow_sync.sync([TWO], there(airflow), dry_run=True, replace=True)
-    assert (two.remark, two.last_success) == ("replaces the one there", None)
     assert airflow.connections() == stored
     assert list(tmp_path.rglob("written.json")) == []
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "say nothing")
-    with pytest.raises(SyncError, match="`connections get` is not understood"):
-        ecr_airflow_sync.sync([ONE], there(airflow), dry_run=True)
+    error = fail([ONE], there(airflow), dry_run=True)
+    assert str(error).endswith("the answer to `connections get` is not understood")
 
 
 def test_somebody_elses_connection_is_replaced_only_if_asked(
     airflow: FakeAirflow,
 ) -> None:
     theirs = {"conn_type": "http", "host": "example.com"}
-    airflow.store.write_text(json.dumps({"one": theirs}))
-    with pytest.raises(SyncError, match=r"^one: there is a connection of") as caught:
-        ecr_airflow_sync.sync([ONE, TWO], there(airflow))
-    assert statuses(caught.value.results) == ["failed", "written"]
+    airflow.hold(one=theirs)
+    error = fail([ONE, TWO], there(airflow))
+    assert str(error).startswith("one: there is a connection of that id already")
+    assert statuses(error.results) == ["failed", "written"]
     assert airflow.connections()["one"] == theirs
-    ecr_airflow_sync.sync([ONE], there(airflow), replace=True)
+    sync([ONE], there(airflow), replace=True)
     assert airflow.connections()["one"]["conn_type"] == "docker"
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error"),
+    ("trouble", "why"),
     [
         ("rolled back", "RuntimeError: server closed the connection unexpectedly"),
         ("commit fails", "IntegrityError: the server closed the connection"),
-        ("no shared session", ""),
-        ("", ""),
     ],
 )
-def test_two_commands_are_one_transaction_where_that_can_be(
-    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, trouble: str, error: str
+def test_of_two_commands_one_that_fails_leaves_what_was_there(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, trouble: str, why: str
 ) -> None:
-    """One that fails leaves what was there."""
-    there_before = {"one": {"conn_type": "docker"}}
-    airflow.store.write_text(json.dumps(there_before))
+    airflow.hold(one={"conn_type": "docker"})
+    there_before = airflow.connections()
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", trouble)
-    with_two_commands = replace(there(airflow), method="delete-add")
-    if error:
-        with pytest.raises(SyncError, match=error):
-            ecr_airflow_sync.sync([ONE], with_two_commands)
-        assert airflow.connections() == there_before
-    else:
-        ecr_airflow_sync.sync([ONE], with_two_commands)
-        assert airflow.connections()["one"]["conn_login"] == "AWS"
+    error = fail([ONE], replace(there(airflow), method="delete-add"))
+    assert why in str(error)
+    assert airflow.connections() == there_before
 
 
 def test_a_failure_has_all_results_and_what_is_still_held(
     airflow: FakeAirflow, aws: EcrStandIn
 ) -> None:
-    ecr_airflow_sync.sync([ONE], there(airflow))
+    sync([ONE], there(airflow))
     aws.faults["us-east-1"] = DENIED
     aws.faults["public"] = Fault(times=0)
     three = [ONE, TWO, Target("three", registry="public")]
-    with pytest.raises(SyncError) as caught:
-        ecr_airflow_sync.sync(three, there(airflow))
-    assert statuses(caught.value.results) == ["failed", "failed", "written"]
-    first, second = str(caught.value).splitlines()
+    error = fail(three, there(airflow))
+    assert statuses(error.results) == ["failed", "failed", "written"]
+    first, second = str(error).splitlines()
     assert first.startswith(f"one: {NO}; the token written there at ")
     assert first.endswith(" is valid for 12 h more")
     assert second == f"two: {NO}"
-    assert caught.value.results[0].expires_at
-    aws.faults.clear()
-    one = ecr_airflow_sync.sync([ONE], there(airflow), renew_before=60)
-    assert statuses(one) == ["written"]
 
 
 def test_no_airflow_fails_all_and_asks_nobody(
@@ -167,130 +165,74 @@ def test_no_airflow_fails_all_and_asks_nobody(
 ) -> None:
     airflow.script.unlink()
     for check in (False, True):
-        with pytest.raises(SyncError) as caught:
-            ecr_airflow_sync.sync([ONE, TWO], there(airflow), check=check)
-        assert statuses(caught.value.results) == ["failed", "failed"]
-        assert str(caught.value).startswith(f"one, two: {airflow.script}: ")
+        error = fail([ONE, TWO], there(airflow), check=check)
+        assert statuses(error.results) == ["failed", "failed"]
+        assert str(error).startswith(f"one, two: {airflow.script}: ")
     assert aws.calls == []
-
-
-def test_a_connection_that_airflow_refuses(
-    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "skip two")
-    refused = pytest.raises(SyncError, match=r"^two: Airflow \(.*Could not import")
-    with refused as caught:
-        ecr_airflow_sync.sync([ONE, TWO], there(airflow))
-    written, failed = caught.value.results
-    assert (written.status, failed.status) == ("written", "failed")
-    assert failed.expires_at is None
-    assert list(airflow.connections()) == ["one"]
-
-
-def test_credentials_from_an_airflow_connection(
-    airflow: FakeAirflow, aws: EcrStandIn
-) -> None:
-    keys = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
-    airflow.store.write_text(json.dumps({"builder": keys}))
-    theirs = replace(ONE, aws_conn_id="builder")
-    ecr_airflow_sync.sync([theirs, TWO], there(airflow))
-    callers = {call.registries: call.account for call in aws.calls}
-    assert callers == {(A,): BUILDER.account, (B,): "123456789012"}
-
-
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_two_that_come_to_one_id_are_not_written(
-    airflow: FakeAirflow, dry_run: bool
-) -> None:
-    own, named = Target("e_{registry}", "us-east-1"), f"e_{ACCOUNT}"
-    two = [own, Target(named, "us-east-1", ACCOUNT), ONE]
-    with pytest.raises(SyncError, match=f"^{named}, {named}: another conn") as caught:
-        ecr_airflow_sync.sync(two, there(airflow), dry_run=dry_run)
-    last = "planned" if dry_run else "written"
-    assert statuses(caught.value.results) == ["failed", "failed", last]
-    assert list(airflow.connections()) == ([] if dry_run else ["one"])
 
 
 def test_an_id_that_is_in_use_in_the_same_run(
     airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a connection that is fresh, and by one that has AWS credentials."""
-    named = Target(f"e_{ACCOUNT}", "us-east-1", ACCOUNT)
-    own = Target("e_{registry}", "us-east-1")
-    ecr_airflow_sync.sync([named], there(airflow))
-    with pytest.raises(SyncError) as caught:
-        ecr_airflow_sync.sync([named, own], there(airflow), renew_before=60)
-    assert statuses(caught.value.results) == ["fresh", "failed"]
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    keys = Target("{region}", aws_conn_id="us-east-1")
+    fresh = Target(f"e_{ACCOUNT}", "us-east-1", ACCOUNT)
+    sync([fresh], there(airflow))
+    airflow.hold(**{"us-east-1": {"login": ""}})
     stored = airflow.connections()
-    airflow.store.write_text(json.dumps({**stored, "us-east-1": {"login": ""}}))
-    with pytest.raises(SyncError, match="another connection of this run has that id"):
-        ecr_airflow_sync.sync([keys], there(airflow))
-    assert airflow.connections()["us-east-1"] == {"login": ""}
+    like_keys = Target("{region}", aws_conn_id="us-east-1")
+    asked = [fresh, TEMPLATE, like_keys, ONE]
+    error = fail(asked, there(airflow), renew_before=60)
+    assert str(error).startswith(f"e_{ACCOUNT}, us-east-1: another connection of this")
+    assert statuses(error.results) == ["fresh", "failed", "failed", "written"]
+    now_there = airflow.connections()
+    del now_there["one"]
+    is_as_before = now_there == stored
+    assert is_as_before
 
 
 def test_a_check_writes_nothing(airflow: FakeAirflow, aws: EcrStandIn) -> None:
-    with pytest.raises(SyncError) as caught:
-        ecr_airflow_sync.sync([ONE], there(airflow), check=True)
-    assert statuses(caught.value.results) == ["missing"]
+    error = fail([ONE], there(airflow), check=True)
+    assert statuses(error.results) == ["missing"]
+    assert airflow.connections() == {}
     assert aws.calls == []
-    with pytest.raises(UsageError, match="--check never asks AWS"):
-        ecr_airflow_sync.sync([Target("e_{region}")], there(airflow), check=True)
-
-
-def test_what_to_look_at_is_told(
-    airflow: FakeAirflow,
-    aws: EcrStandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_ONE", "docker://")
-    aws.lifetime = 3000
-    ecr_airflow_sync.sync([ONE], there(airflow))
-    short, variable = (
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno == logging.WARNING
-    )
-    assert short.startswith("one: its token is valid until 20")
-    assert short.endswith(" UTC only; is this host's clock right?")
-    assert variable == "one: tasks read the variable AIRFLOW_CONN_ONE instead; unset it"
 
 
 def test_after_ctrl_c_nobody_trusts_what_was_there(
     airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ecr_airflow_sync.sync([ONE], there(airflow))
+    sync([ONE], there(airflow))
 
     def interrupt() -> None:
-        hanging = Path(f"{airflow.store}.pids")
-        while not hanging.exists():
-            time.sleep(0.01)
+        wait_for(Path(f"{airflow.store}.pids").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setenv("FAKE_AIRFLOW_TROUBLE", "hang")
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        ecr_airflow_sync.sync([ONE], there(airflow))
-    monkeypatch.delenv("FAKE_AIRFLOW_TROUBLE")
-    again = ecr_airflow_sync.sync([ONE], there(airflow), renew_before=60)
-    assert statuses(again) == ["written"]
+        sync([ONE], there(airflow))
+    airflow.script.unlink()
+    error = fail([ONE], there(airflow), renew_before=60)
+    assert statuses(error.results) == ["failed"]  # and not fresh
 
 
 def test_usage_errors_come_first(airflow: FakeAirflow, aws: EcrStandIn) -> None:
-    for targets in ([Target(registry="12")], [ONE, replace(TWO, conn_id="one")]):
-        catch(UsageError, ecr_airflow_sync.sync, targets, there(airflow))
+    airflow.script.unlink()
+    same_id = [ONE, replace(TWO, conn_id="one")]
+    for targets, check in ((same_id, False), (same_id, True), ([TEMPLATE], True)):
+        with pytest.raises(UsageError):
+            sync(targets, there(airflow), check=check)
     assert aws.calls == []
 
 
 # --- the command ---
 
 
+Run = Callable[..., "tuple[int, str, str]"]
+
+
 @pytest.fixture
-def run(
-    airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
+def run(airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """The command: its status, and what it prints on stdout and stderr.
 
     What main() sets for a process of its own is set back.
@@ -301,7 +243,7 @@ def run(
     def run(*options: str) -> tuple[int, str, str]:
         arguments = ["--airflow", str(airflow.script), *options]
         with pytest.raises(SystemExit) as caught:
-            ecr_airflow_sync.main(arguments, prog_name="ecr-airflow-sync")
+            main(arguments, prog_name="ecr-airflow-sync")
         printed = capsys.readouterr()
         assert isinstance(caught.value.code, int)
         return caught.value.code, printed.out, printed.err
@@ -313,71 +255,40 @@ def run(
     os.umask(mask)
 
 
-Run = Callable[..., "tuple[int, str, str]"]
-
-
 def test_statuses_and_reports(run: Run, aws: EcrStandIn, tmp_path: Path) -> None:
     options = ("-r", "us-east-1", "--renew-before", "6h")
-    status, out, err = run(*options)
+    how = ("--airflow-version=2.12", "--method=delete-add", "--timeout=60")
+    status, out, err = run(*options, *how)
     assert (status, err) == (0, "")
-    assert [line.split()[:2] for line in out.splitlines()] == [
-        ["Airflow", "2.11.2,"],
-        ["docker_default", "written"],
-    ]
+    found, written = out.splitlines()
+    assert found.startswith("Airflow 2.12, ")
+    assert found.endswith(", delete-add")
+    assert written.startswith("docker_default  written  ")
     status, out, err = run(*options, "--json")
     assert (status, err) == (0, "")
     assert json.loads(out)["connections"][0]["status"] == "fresh"
     aws.faults["us-east-1"] = DENIED
     metrics = tmp_path / "ecr.prom"
-    status, out, err = run(
-        *options, "--force", "--quiet", "--metrics-file", str(metrics)
-    )
+    status, out, err = run(*options, "--force", "-q", "--metrics-file", str(metrics))
     assert (status, out) == (1, "")
     assert err.startswith(f"docker_default: {NO}; the token written there at ")
-    assert (
-        'ecr_airflow_sync_success{conn_id="docker_default"} 0.0' in metrics.read_text()
-    )
+    success = 'ecr_airflow_sync_success{conn_id="docker_default"}'
+    assert f"{success} 0.0" in metrics.read_text()
     metrics.unlink()
     for option in ("--check", "--dry-run"):
-        run(*options, option, "--metrics-file", str(metrics))
+        run("--airflow=/nowhere", option, "--metrics-file", str(metrics))
         assert not metrics.exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "level"),
-    [("-q", "ERROR"), ("-v", "DEBUG"), (None, "WARNING")],
-)
-def test_how_much_is_told(run: Run, option: str | None, level: str) -> None:
-    run("--airflow", "/nowhere/airflow", *([option] if option else []))
-    assert logging.getLevelName(log.level) == level
-
-
-def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    _, _, err = run("-r", "us-east-1")
-    assert err == (
-        "Asking ECR for 1 token(s) ...\nAirflow 2.11.2 is writing 1 connection(s) ...\n"
-    )
-
-
-def test_targets_of_a_file(
-    run: Run, airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tmp_path / "sync.ini"
-    config.write_text(f"[one]\nregistry = {A}\n")
-    config.chmod(0o600)
-    assert run("--config", str(config), "--host", "mirror")[0] == 1  # no region
-    config.write_text(f"[one]\nregistry = {A}\nregion = us-east-1\n")
-    assert run("--config", str(config), "--host", "mirror")[0] == 0
-    assert airflow.connections()["one"]["host"] == "mirror"
-    monkeypatch.setenv("ECR_AIRFLOW_SYNC_REGION", "us-east-1")
-    status, _, err = run("--config", str(config), "--conn-id", "x")
-    beside = "ECR_AIRFLOW_SYNC_REGION and --conn-id cannot be used with --config: "
-    assert (status, beside in err) == (2, True)
+def test_how_much_is_told(run: Run) -> None:
+    levels = {"-q": logging.ERROR, "-v": logging.DEBUG, "--force": logging.WARNING}
+    for option, level in levels.items():
+        run("--airflow=/nowhere", option)
+        assert log.level == level
 
 
 def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    naps: set[float] = set()
+    naps = set()
 
     def nap(seconds: float) -> None:
         naps.add(seconds)
@@ -390,11 +301,27 @@ def test_a_splay_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(0 <= seconds <= 1000 for seconds in naps)
 
 
-def test_nobody_waits_at_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_progress_and_what_to_look_at(
+    run: Run, aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits there."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("AIRFLOW_CONN_DOCKER_DEFAULT", "docker://")
+    aws.lifetime = 3000
     began = time.monotonic()
-    assert run("--splay", "86400", "-r", "us-east-1")[0] == 0
+    status, _, err = run("--splay", "86400", "-r", "us-east-1", "--replace")
     assert time.monotonic() - began < 30
+    assert status == 0
+    asking, short, variable, writing = err.splitlines()
+    assert asking == "Asking ECR for 1 token(s) ..."
+    assert short.startswith("docker_default: its token is valid until 20")
+    assert short.endswith(" UTC only; is this host's clock right?")
+    assert variable == (
+        "docker_default: tasks read the variable AIRFLOW_CONN_DOCKER_DEFAULT instead; "
+        "unset it"
+    )
+    assert writing == "Airflow 2.11.2 is writing 1 connection(s) ..."
 
 
 def test_a_splay_is_over_at_sigterm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ CHAINED = """\
 Traceback (most recent call last):
   File "db.py", line 1, in connect
 psycopg2.OperationalError: Connection refused
+\tIs the server running?
 
 The above exception was the direct cause of the following exception:
 
@@ -40,11 +41,12 @@ sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) Connection refused
     ("output", "status", "said"),
     [
         ("", 0, "it said nothing"),
-        ("one\n\ntwo\n", 1, "two"),
+        ("no.error: one\n\ntwo\n", 1, "two"),
         ("Imported a\nCould not import b, sorry\ndone\n", 0, "Could not import b, sorry"),
         ("Imported a\ndone\n", 0, "done"),
         (CHAINED, 1, "psycopg2.OperationalError: Connection refused"),
-        ("Traceback (most recent call last):\nx.Error: y\ncommand failed due to z\n", 1, "command failed due to z"),
+        ("Traceback (\nx.Error: y\ncommand failed due to z\nbye\n", 1, "command failed due to z"),
+        ("Failed to import connections ['a']\nbye\n", 0, "Failed to import connections ['a']"),
         ("Traceback (most recent call last):\n  File x\n", 1, "File x"),
         ("x " * 400, 1, ("x " * 400)[:500]),
     ],

@@ -32,16 +32,9 @@ HERE = Target(region="us-east-1")
 
 @pytest.fixture(autouse=True)
 def _roles(aws: EcrStandIn) -> None:
-    aws.roles[PULLER] = Role(
-        "555555555555", "night-42", (WORKER.account, BUILDER.account)
-    )
-    aws.roles[OTHER] = Role("666666666666", None, (WORKER.account, BUILDER.account))
-    aws.roles[THEIRS] = Role("777777777777", None, (PARTNER.account,))
-
-
-def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
-    """An Airflow connection, as one of the type aws."""
-    return HeldConnection("aws", True, "", "", login, password, extra)
+    aws.roles[PULLER] = Role("555555555555", "night-42")
+    aws.roles[OTHER] = Role("666666666666")
+    aws.roles[THEIRS] = Role("777777777777", allowed=(PARTNER.account,))
 
 
 BUILDERS = {"login": BUILDER.access_key, "password": BUILDER.secret_key}
@@ -51,68 +44,59 @@ PARTNERS = {
 }
 
 
+def holding(login: str = "", password: str = "", **extra: Any) -> HeldConnection:
+    """An Airflow connection, as one of the type aws."""
+    return HeldConnection("aws", True, "", "", login, password, extra)
+
+
 ROLE = Target(region="us-east-1", role_arn=OTHER)
-PROFILE = Target(region="us-east-1", profile="partner")
-IDENTITIES = {
-    "environment": (HERE, None, WORKER.account),
-    "empty connection": (HERE, holding(), WORKER.account),
-    "login": (HERE, holding(**BUILDERS), BUILDER.account),
-    "extra": (HERE, holding(**PARTNERS), PARTNER.account),
-    "login before extra": (HERE, holding(**BUILDERS, **PARTNERS), BUILDER.account),
-    "profile": (PROFILE, None, PARTNER.account),
-    "profile of the extra": (HERE, holding(profile_name="partner"), PARTNER.account),
-    "role": (ROLE, None, "666666666666"),
-    "role of the extra": (HERE, holding(role_arn=OTHER), "666666666666"),
-    "role before extra": (ROLE, holding(role_arn=PULLER), "666666666666"),
-    "role by a profile": (replace(PROFILE, role_arn=THEIRS), None, "777777777777"),
-    "role in a profile": (replace(PROFILE, profile="role"), None, "666666666666"),
-}
 
 
-@pytest.mark.parametrize(
-    ("target", "held", "account"), IDENTITIES.values(), ids=IDENTITIES
-)
 def test_who_asks(
-    aws: EcrStandIn,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    target: Target,
-    held: HeldConnection | None,
-    account: str,
+    aws: EcrStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "config"
-    config.write_text(
+    def ask(target: Target, held: HeldConnection | None = None) -> str:
+        create_client(target, held, "ecr").get_authorization_token()
+        return aws.calls.pop().account
+
+    (tmp_path / "config").write_text(
         f"[profile partner]\naws_access_key_id = {PARTNER.access_key}\n"
         f"aws_secret_access_key = {PARTNER.secret_key}\n"
-        f"[profile role]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
+        f"[profile other]\nrole_arn = {OTHER}\ncredential_source = Environment\n"
     )
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
-    create_client(target, held, "ecr").get_authorization_token()
-    assert aws.calls == [Call("us-east-1", (), account)]
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert ask(HERE) == WORKER.account
+    assert ask(HERE, holding(**PARTNERS)) == PARTNER.account
+    assert ask(HERE, holding(**BUILDERS, **PARTNERS)) == BUILDER.account
+    assert ask(HERE, holding(role_arn=OTHER)) == "666666666666"
+    assert ask(ROLE, holding(role_arn=PULLER)) == "666666666666"
+    other = replace(HERE, profile="other")
+    assert ask(other, holding(profile_name="partner")) == "666666666666"
+    assert ask(HERE, holding(profile_name="partner")) == PARTNER.account
+    assert ask(replace(HERE, profile="partner", role_arn=THEIRS)) == "777777777777"
 
 
-REGIONS: dict[str, tuple[str, dict[str, str], str, str]] = {
-    "the target's": ("eu-west-1", {"region_name": "x"}, "eu-west-3", "eu-west-1"),
-    "the extra's": ("", {"region_name": "eu-west-2"}, "eu-west-3", "eu-west-2"),
-    "AWS_REGION": ("", {"region_name": ""}, "eu-west-3", "eu-west-3"),
-    "boto3's own": ("", {}, "", "eu-west-4"),
-}
+def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
+    create_client(ROLE, None, "ecr")
+    role = next(each for each in aws.identities.values() if each.session_token)
+    token = {"aws_session_token": role.session_token}
+    held = holding(role.access_key, role.secret_key, **token)
+    create_client(HERE, held, "ecr").get_authorization_token()
+    assert aws.calls == [Call("us-east-1", (), role.account)]
 
 
-@pytest.mark.parametrize(
-    ("region", "extra", "variable", "found"), REGIONS.values(), ids=REGIONS
-)
-def test_the_region(
-    monkeypatch: pytest.MonkeyPatch,
-    region: str,
-    extra: dict[str, str],
-    variable: str,
-    found: str,
-) -> None:
-    monkeypatch.setenv("AWS_REGION", variable)
+def test_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_region(target: Target, **extra: str) -> object:
+        return create_client(target, holding(**extra), "ecr").meta.region_name
+
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-4")
-    client = create_client(Target(region=region), holding(**extra), "ecr")
-    assert client.meta.region_name == found
+    target = Target(region="eu-west-1")
+    assert find_region(target, region_name="eu-west-2") == "eu-west-1"
+    assert find_region(Target(), region_name="eu-west-2") == "eu-west-2"
+    assert find_region(Target(), region_name="") == "eu-west-3"
+    monkeypatch.setenv("AWS_REGION", "")
+    assert find_region(Target()) == "eu-west-4"
 
 
 def test_a_role_without_a_region(aws: EcrStandIn) -> None:
@@ -122,8 +106,12 @@ def test_a_role_without_a_region(aws: EcrStandIn) -> None:
 
 
 NIGHT = Assumption(PULLER, "ecr-airflow-sync", "night-42")
+PASSED_ON = {
+    "ExternalId": "night-42",
+    "RoleSessionName": "airflow",
+    "DurationSeconds": "900",
+}
 ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
-    "option": ("night-42", {}, NIGHT),
     "option before extra": (
         "night-42",
         {"external_id": "x1", "assume_role_kwargs": {"ExternalId": "x2"}},
@@ -132,14 +120,7 @@ ASSUMED: dict[str, tuple[str | None, dict[str, Any], Assumption]] = {
     "extra": (None, {"external_id": "night-42", "assume_role_kwargs": None}, NIGHT),
     "what Airflow passes on": (
         None,
-        {
-            "assume_role_method": "assume_role",
-            "assume_role_kwargs": {
-                "ExternalId": "night-42",
-                "RoleSessionName": "airflow",
-                "DurationSeconds": "900",
-            },
-        },
+        {"assume_role_method": "assume_role", "assume_role_kwargs": PASSED_ON},
         Assumption(PULLER, "airflow", "night-42", 900),
     ),
 }
@@ -167,7 +148,6 @@ REFUSED: list[tuple[Any, str]] = [
     ({"assume_role_kwargs": "ExternalId=night-42"}, OTHER_KIND),
     ({"session_kwargs": {}}, OTHER_KIND),
     ({"aws_iam_role": "puller"}, OTHER_KIND),
-    (["region_name"], NO_OBJECT),
     ("region_name=us-east-1", NO_OBJECT),
     ({"external_id": 42}, "external_id in its extra is no text; put it in quotes"),
     *(
@@ -198,13 +178,12 @@ def test_whose_program_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the profile, or of one that it rests on."""
-    config = tmp_path / "config"
-    config.write_text(
+    (tmp_path / "config").write_text(
         "[default]\ncredential_process = a\n[profile b]\ncredential_process = b\n"
         "[profile c]\nsource_profile = b\n[profile d]\nsource_profile = e\n"
         "[profile e]\nsource_profile = d\n"
     )
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     assert find_credential_process(HERE, None) == "default"
     assert find_credential_process(HERE, holding(**BUILDERS)) == ""
     for profile, name in {"b": "b", "c": "b", "d": ""}.items():
@@ -222,23 +201,16 @@ def test_the_endpoint_is_for_ecr_alone(
     assert (len(aws.assumed), len(aws.calls)) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("variable", "url"),
-    [
-        ("LANG", "https://api.ecr.us-east-1.amazonaws.com"),
-        ("AWS_USE_FIPS_ENDPOINT", "https://ecr-fips.us-east-1.amazonaws.com"),
-        ("AWS_USE_DUALSTACK_ENDPOINT", "https://ecr.us-east-1.api.aws"),
-    ],
-)
-def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+def test_where_ecr_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_url() -> object:
+        return create_client(HERE, None, "ecr").meta.endpoint_url
+
     monkeypatch.delenv("AWS_ENDPOINT_URL_ECR")
-    monkeypatch.setenv(variable, "true")
-    assert create_client(HERE, None, "ecr").meta.endpoint_url == url
-
-
-def test_ecr_public_is_a_service_of_its_own(aws: EcrStandIn) -> None:
-    create_client(HERE, None, "ecr-public").get_authorization_token()
-    assert aws.calls == [Call("us-east-1", (), WORKER.account, public=True)]
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
+    assert find_url() == "https://ecr.us-east-1.api.aws"
+    monkeypatch.delenv("AWS_USE_DUALSTACK_ENDPOINT")
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    assert find_url() == "https://ecr-fips.us-east-1.amazonaws.com"
 
 
 def test_how_long_aws_may_take() -> None:

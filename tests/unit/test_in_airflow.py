@@ -6,92 +6,31 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 
 from _ecr_airflow_sync.airflow_syntax import Command, Outcome
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
 
-from .conftest import WriteScript
+from .conftest import WriteScript, describe
 
-SCRIPT = """
-import os, sys, warnings
+# It does what it is told, in words where an Airflow has its commands.
+SCRIPT = """\
+import os, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside our threads
-print("hello", *sys.argv[1:])
-if "fail" in sys.argv:
-    raise ValueError("as asked")
-if "exit" in sys.argv:
-    raise SystemExit("as told")
-if "three" in sys.argv:
-    sys.exit(3)
-if "none" in sys.argv:
-    sys.exit()
-if "read" in sys.argv:
-    print(open(sys.argv[-1]).read())
-if "modes" in sys.argv:
-    import stat
-    pipe = sys.argv[-1]
-    for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
-        print(stat.filemode(os.stat(path).st_mode))
-if "at exit" in sys.argv:
-    import atexit, gc
-    atexit.register(lambda: open(sys.argv[-1], "w").close())
-    print(gc.isenabled())
-if "stdin" in sys.argv:
-    print([sys.stdin.read()])
-if "replace" in sys.argv:
-    sys.stdout = sys.stderr = open(os.devnull, "w")
-if "fork" in sys.argv and os.fork() == 0:
-    sys.exit(0)
-if "terminate" in sys.argv:
-    import signal, time
-    from multiprocessing import Pool
-    with Pool(4) as pool:
-        pool.map(abs, range(4))
-    there, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(ready, b"x")
-        time.sleep(60)
-    os.read(there, 1)
-    os.kill(child, signal.SIGTERM)
-    print(os.waitpid(child, 0)[1])
-if "commit" in sys.argv:
-    from airflow import settings
-    settings.Session().commit()
-    settings.Session().close()
-if "share" in sys.argv:
-    from airflow import settings
-    settings.shared = "nothing" not in sys.argv
-if "dialect" in sys.argv:
-    from airflow import models, settings
-    settings.dialect = sys.argv[-1]
-    settings.refuses = False
-    models.conn_id.unique = False
-if "refuse" in sys.argv:
-    from airflow import settings
-    settings.refuses = True
-if "mask" in sys.argv:
-    from airflow.utils.log.secrets_masker import masker
-    print(sorted(masker.patterns))
-    masker.patterns.add("a token")
-if "audit" in sys.argv:
-    from airflow.utils import cli
-    cli._build_metrics("connections", None)
-if "repeat" in sys.argv:
-    from airflow.bin.cli import CLIFactory
-    from airflow.utils import db
-    db.check_and_run_migrations()
-    CLIFactory.get_parser()
-if __name__ != "__main__":
+if __name__ == "__main__":
+    exec(sys.argv[1])
+else:
     print("name", __name__)
 """
 # As much of Airflow as our programs look for.
 SITE = {
-    "airflow/__init__.py": "",
     "airflow/settings.py": """
+from types import SimpleNamespace
 class Session:
+    dialect = SimpleNamespace(name="sqlite")
+    def get_bind(self): return self
     def flush(self): print("flush")
     def commit(self): print("commit")
     def rollback(self): print("rollback")
@@ -99,36 +38,27 @@ class Session:
     def execute(self, statement):
         if refuses: raise RuntimeError("canceling due to lock timeout")
         print(statement)
-    def get_bind(self): return self
-    @property
-    def dialect(self): return type("Dialect", (), {"name": dialect})
 session = Session()
+shared, refuses = True, False
 def Session(): return session if shared else object()
-shared = True
-dialect = "sqlite"
-refuses = False
 """,
     "airflow/models.py": """
-class conn_id: unique = True
-class Columns: conn_id = conn_id
-class Table:
-    c = Columns
-    fullname = "airflow.connection"
-class Connection: __table__ = Table
+from types import SimpleNamespace
+class Connection:
+    conn_id = SimpleNamespace(unique=True)
+    columns = SimpleNamespace(conn_id=conn_id)
+    __table__ = SimpleNamespace(c=columns, fullname="airflow.connection")
 """,
-    "airflow/utils/__init__.py": "",
     "airflow/utils/db.py": "def check_and_run_migrations(): print('migrations')",
     "airflow/utils/cli.py": """
 import sys
 def _build_metrics(name, arguments): print(name, *sys.argv[2:])
 """,
-    "airflow/utils/log/__init__.py": "",
     "airflow/utils/log/secrets_masker.py": """
 class Masker: patterns = {"the Fernet key"}
 masker = Masker()
 def _secrets_masker(): return masker
 """,
-    "airflow/bin/__init__.py": "",
     "airflow/bin/cli.py": """
 class CLIFactory:
     @classmethod
@@ -166,68 +96,94 @@ def interpreter(script: Path) -> Iterator[Interpreter]:
     assert list(script.parent.glob("ecr-airflow-sync-*")) == []
 
 
-@pytest.mark.parametrize(
-    ("word", "status", "end"),
-    [
-        ("ok", 0, "hello ok\n"),
-        ("fail", 1, "ValueError: as asked\n"),
-        ("exit", 1, "hello exit\nas told\n"),
-        ("three", 3, "hello three\n"),
-        ("none", 0, "hello none\n"),
-        ("fork", 0, "hello fork\n"),
-        ("stdin", 0, "hello stdin\n['']\n"),
-        ("replace", 0, "hello replace\n"),  # as a plugin may do with stdout
-        ("terminate", 0, f"hello terminate\n{signal.SIGTERM}\n"),
-    ],
-)
-def test_statuses_and_outputs(
-    interpreter: Interpreter, word: str, status: int, end: str
-) -> None:
-    outcome = interpreter.run(Command([word]))
-    assert (outcome.status, outcome.output[-len(end) :]) == (status, end)
-    assert interpreter.run(Command(["again"])) == Outcome(0, "hello again\n")
+def run(interpreter: Interpreter, code: str) -> Outcome:
+    return interpreter.run(Command([code]))
 
 
-def test_a_file_is_a_pipe_that_ends_in_json(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["read"], {"a": {"b": "c"}}))
-    hello, read, _ = outcome.output.split("\n")
-    assert (outcome.status, read) == (0, '{"a": {"b": "c"}}')
-    assert hello.endswith("/connections.json")
+FORK_IN_A_POOL = """\
+from multiprocessing import Pool
+with Pool(4) as pool:
+    pool.map(abs, range(4))
+there, ready = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(ready, b"x")
+    time.sleep(60)
+os.read(there, 1)
+os.kill(child, signal.SIGTERM)
+print(os.waitpid(child, 0)[1])
+"""
+ENDS = {
+    "raise ValueError('as asked')": (1, "ValueError: as asked"),
+    "sys.exit('as told')": (1, "as told"),
+    "sys.exit(3)": (3, ""),
+    "sys.exit()": (0, ""),
+    "if os.fork() == 0: sys.exit(7)": (0, ""),
+    FORK_IN_A_POOL: (0, f"{signal.SIGTERM}"),
+    "print([sys.stdin.read()])": (0, "['']"),
+    "import gc; print(gc.isenabled())": (0, "False"),
+    # As a plugin may do.
+    "sys.stdout = sys.stderr = open(os.devnull, 'w')": (0, ""),
+}
 
 
-def test_the_pipe_is_for_airflows_user_alone(interpreter: Interpreter) -> None:
-    outcome = interpreter.run(Command(["modes"], {"a": {}}))
-    modes = outcome.output.splitlines()[1:]
+@pytest.mark.parametrize("code", ENDS)
+def test_statuses_and_outputs(interpreter: Interpreter, code: str) -> None:
+    outcome = run(interpreter, code)
+    last_line = outcome.output[:-1].rpartition("\n")[2]
+    assert (outcome.status, last_line) == ENDS[code]
+    assert run(interpreter, "print('hello')") == Outcome(0, "hello\n")
+
+
+def test_a_file_is_a_pipe_for_airflows_user_alone(interpreter: Interpreter) -> None:
+    code = """\
+import stat
+pipe = sys.argv[-1]
+print(pipe)
+print(open(pipe).read())
+for path in (pipe, os.path.dirname(pipe), os.path.dirname(os.path.dirname(pipe))):
+    print(stat.filemode(os.stat(path).st_mode))
+"""
+    outcome = interpreter.run(Command([code], {"a": {"b": "c"}}))
+    path, read, *modes = outcome.output.splitlines()
+    assert path.endswith("/connections.json")
+    assert read == '{"a": {"b": "c"}}'
     assert modes == ["prw-------", "drwx------", "drwx------"]
-
-
-def test_what_airflow_left_for_its_end_is_done(script: Path, tmp_path: Path) -> None:
-    """Nor does the garbage collector run until then."""
-    file = tmp_path / "done"
-    with run_interpreter(str(script), 60) as interpreter:
-        outcome = interpreter.run(Command(["at exit", str(file)]))
-        assert outcome.output.endswith("\nFalse\n")
-        assert not file.exists()
-    assert file.exists()
 
 
 def test_an_import_runs_nothing(interpreter: Interpreter) -> None:
     interpreter.start_import()
-    assert interpreter.finish_import().output.endswith("\nname imported\n")
+    assert interpreter.finish_import() == Outcome(0, "name imported\n")
 
 
 # --- transactions ---
 
 
+USE_SESSION = """\
+from airflow import settings
+settings.Session().commit()
+settings.Session().close()
+"""
+MASK = """\
+from airflow.utils.log.secrets_masker import masker
+print(sorted(masker.patterns))
+masker.patterns.add("a token")
+"""
+REPEAT = """\
+from airflow.bin.cli import CLIFactory
+from airflow.utils import db
+db.check_and_run_migrations()
+CLIFactory.get_parser()
+"""
+
+
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_a_transaction(interpreter: Interpreter, end: str) -> None:
     assert interpreter.execute("transaction.py", "begin") == Outcome(0, "")
-    within = interpreter.run(Command(["commit"]))
-    assert within == Outcome(0, "hello commit\nflush\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "flush\n")
     ended = interpreter.execute("transaction.py", end)
     assert ended == Outcome(0, f"{end}\nclose\n")
-    after = interpreter.run(Command(["commit"]))
-    assert after == Outcome(0, "hello commit\ncommit\nclose\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "commit\nclose\n")
 
 
 def test_tokens_are_masked_to_the_end_of_the_transaction(
@@ -237,9 +193,8 @@ def test_tokens_are_masked_to_the_end_of_the_transaction(
     said = []
     for action in ("begin", "commit"):
         interpreter.execute("transaction.py", action)
-        said += [interpreter.run(Command(["mask"])).output for _ in range(2)]
-    alone = "hello mask\n['the Fernet key']\n"
-    both = "hello mask\n['a token', 'the Fernet key']\n"
+        said += [run(interpreter, MASK).output for _ in range(2)]
+    alone, both = "['the Fernet key']\n", "['a token', 'the Fernet key']\n"
     assert said == [alone, both, alone, both]
 
 
@@ -248,7 +203,7 @@ def test_what_each_command_does_again_is_spared(script: Path) -> None:
     said = []
     with run_interpreter(str(script), 60) as interpreter:
         for _ in range(3):
-            said.append(interpreter.run(Command(["repeat"])).output.split()[2:])
+            said.append(run(interpreter, REPEAT).output.split())
             interpreter.execute("transaction.py", "begin")
             interpreter.execute("transaction.py", "commit")
     assert said == [["migrations", "parser"], ["parser"], []]
@@ -258,58 +213,70 @@ def test_no_token_is_in_the_audit_log(interpreter: Interpreter) -> None:
     """To which 1.10.0 to 1.10.13 tell every word, --conn_password among them."""
     for action in ("begin", "commit"):
         interpreter.execute("transaction.py", action)
-    added = ["audit", "--conn_login=AWS", "--conn_password=s3cret", "--conn_host=h"]
-    hello, told = interpreter.run(Command(added)).output.splitlines()
-    assert told == "connections --conn_login=AWS --conn_password=*** --conn_host=h"
-    assert hello.split()[-2] == "--conn_password=s3cret"
+    code = "from airflow.utils import cli; cli._build_metrics('connections', None)"
+    words = ["--conn_login=AWS", "--conn_password=s3cret", "--conn_host=h"]
+    outcome = interpreter.run(Command([f"{code}; print(sys.argv[3])", *words]))
+    logged, password = outcome.output.splitlines()
+    assert logged == "connections --conn_login=AWS --conn_password=*** --conn_host=h"
+    assert password == "--conn_password=s3cret"
 
 
-@pytest.mark.parametrize(
-    ("dialect", "lock"),
-    [
-        ("postgresql", "LOCK TABLE airflow.connection IN SHARE ROW EXCLUSIVE MODE\n"),
-        ("mysql", "DO GET_LOCK('ecr-airflow-sync', 60)\n"),
-        ("sqlite", ""),
-    ],
-)
-def test_where_ids_are_not_unique_others_wait(
-    interpreter: Interpreter, dialect: str, lock: str
+def change(
+    interpreter: Interpreter,
+    dialect: str = "sqlite",
+    is_unique: bool = True,
+    refuses: bool = False,
+    shared: bool = True,
 ) -> None:
-    interpreter.run(Command(["dialect", dialect]))
-    assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
-    interpreter.execute("transaction.py", "rollback")
-    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+    """Into another Airflow, or back into the first."""
+    code = f"""\
+from airflow import models, settings
+settings.session.dialect.name = {dialect!r}
+settings.refuses, settings.shared = {refuses}, {shared}
+models.Connection.conn_id.unique = {is_unique}
+"""
+    assert run(interpreter, code) == Outcome(0, "")
+
+
+LOCKS = {
+    "postgresql": "LOCK TABLE airflow.connection IN SHARE ROW EXCLUSIVE MODE\n",
+    "mysql": "DO GET_LOCK('ecr-airflow-sync', 60)\n",
+    "sqlite": "",
+}
+
+
+@pytest.mark.parametrize("dialect", LOCKS)
+def test_where_ids_are_not_unique_others_wait(
+    interpreter: Interpreter, dialect: str
+) -> None:
+    for is_unique, lock in ((True, ""), (False, LOCKS[dialect])):
+        change(interpreter, dialect=dialect, is_unique=is_unique)
+        assert interpreter.execute("transaction.py", "begin") == Outcome(0, lock)
+        interpreter.execute("transaction.py", "rollback")
+    change(interpreter)
 
 
 def test_a_lock_that_cannot_be_had_leaves_a_session_that_works(
     interpreter: Interpreter,
 ) -> None:
-    interpreter.run(Command(["dialect", "postgresql"]))
-    interpreter.run(Command(["refuse"]))
+    change(interpreter, dialect="postgresql", is_unique=False, refuses=True)
     outcome = interpreter.execute("transaction.py", "begin")
-    interpreter.run(Command(["dialect", "sqlite"]))  # as it was
+    change(interpreter)
     assert outcome.status == 1
     assert outcome.output.startswith("rollback\n")
     assert outcome.output.endswith("RuntimeError: canceling due to lock timeout\n")
-    assert interpreter.run(Command(["commit"])).output.endswith("\ncommit\nclose\n")
+    assert run(interpreter, USE_SESSION) == Outcome(0, "commit\nclose\n")
 
 
 def test_sessions_that_are_not_shared(interpreter: Interpreter) -> None:
-    interpreter.run(Command(["share", "nothing"]))
+    change(interpreter, shared=False)
     outcome = interpreter.execute("transaction.py", "begin")
-    interpreter.run(Command(["share"]))
+    change(interpreter)
     assert outcome.status == 1
     assert "Airflow's commands do not share a database session" in outcome.output
 
 
 # --- which Airflow this is ---
-
-
-def describe(interpreter: Interpreter) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(
-        interpreter.execute("describe_airflow.py").output
-    )
-    return facts
 
 
 def test_which_airflow_this_is(script: Path, interpreter: Interpreter) -> None:
@@ -345,6 +312,9 @@ def test_where_the_database_is(
             content = text.encode("utf-8", "surrogateescape")
             (tmp_path / "airflow.cfg").write_bytes(content)
             assert describe(interpreter)["database"] == host
+        (tmp_path / "my.cfg").write_text("sql_alchemy_conn = mysql://my.example.com\n")
+        run(interpreter, f"os.environ['AIRFLOW_CONFIG'] = '{tmp_path}/my.cfg'")
+        assert describe(interpreter)["database"] == "my.example.com"
 
 
 def test_where_airflowctl_is_logged_in(

@@ -11,6 +11,7 @@ from tests.support.ecr_stand_in import new_token
 
 LONG = "Ab1+_=-9" * 8  # 64 characters of what a token is made of
 often = settings(max_examples=40, deadline=None)
+texts = st.text("ab1:/@'=-_+. \n\u00fc")
 
 
 ARN = (
@@ -19,13 +20,11 @@ ARN = (
 )
 SHOWN = {
     "no password": ("sqlite:////a.db", "sqlite:////a.db"),
-    "URL": ("pg://airflow:s3cret@db/a", "pg://airflow:***@db/a"),
-    "slash in it": ("pg://airflow:s3/cr@et@db/a", "pg://airflow:***@db/a"),
+    "URL with a slash": ("pg://airflow:s3/cr@et@db/a", "pg://airflow:***@db/a"),
     "no user": ("redis://:s3cret@db/0", "redis://:***@db/0"),
     "not quite a URL": ("http:/me:s3cret@proxy", "http:/me:***@proxy"),
     "no URL": ("db:user:s3cret@host", "db:user:***@host"),
-    "token": (f"cannot parse {LONG}", "cannot parse ***"),
-    "60 characters": (LONG[:60], "***"),
+    "60 characters": (f"cannot parse {LONG[:60]}", "cannot parse ***"),
     "59 characters": (LONG[:59], LONG[:59]),
     "header": ("Invalid header value b'IQoJb3/Jp\\n'", "Invalid header value ***'"),
     "another value": ("Port 'a' as 's3cret@x'", "Port 'a' as 's3cret@x'"),
@@ -50,7 +49,7 @@ def cut(text: str) -> set[str]:
 
 
 @often
-@given(st.text(), st.text(), st.integers(0, 2000), st.integers(60, 3000), st.booleans())
+@given(texts, texts, st.integers(0, 2000), st.integers(60, 3000), st.booleans())
 def test_no_piece_of_a_token_is_shown(
     before: str, after: str, start: int, length: int, named: bool
 ) -> None:
@@ -61,7 +60,7 @@ def test_no_piece_of_a_token_is_shown(
 
 
 @often
-@given(st.text())
+@given(texts)
 @example("postgresql://airflow:s3cr/et@db/airflow")
 @example("x" * 100_000)
 @example(":" * 100_000)

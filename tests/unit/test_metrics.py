@@ -70,17 +70,11 @@ def test_all_that_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("place", "why"),
-    [("nowhere/ecr.prom", "No such file or directory"), ("folder", "Is a directory")],
-)
 def test_a_file_that_cannot_be_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, why: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "folder").mkdir()
-    write_metrics(str(tmp_path / place), RESULTS, 1, "0.1.0")
-    (record,) = caplog.records
-    assert record.getMessage() == f"metrics file {tmp_path / place}: {why}"
+    write_metrics(str(tmp_path), RESULTS, 1, "0.1.0")
+    assert caplog.messages == [f"metrics file {tmp_path}: Is a directory"]
 
 
 def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

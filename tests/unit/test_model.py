@@ -13,15 +13,13 @@ from _ecr_airflow_sync.model import (
     Result,
     Target,
     fill,
-    name_variable,
+    format_left,
 )
 
-from .conftest import HOST, REGISTRY, UNTIL, token_for
+from .conftest import HOST, UNTIL, A, token_for
 
 BOTH = "e_{registry}_{region}"
 FILLED: dict[str, tuple[str, str | None, str, str]] = {
-    "no placeholder": ("docker_default", "1", "x", "docker_default"),
-    "both": (BOTH, "1", "x", "e_1_x"),
     "twice": ("{region}{region}", None, "x", "xx"),
     "unknown registry": (BOTH, None, "x", "e_{registry}_x"),
     "unknown region": (BOTH, "1", "", "e_1_{region}"),
@@ -39,20 +37,17 @@ def test_a_template_is_filled_as_far_as_known(
     assert fill(template, registry, region) == filled
 
 
-def test_the_variable_that_stands_for_a_connection() -> None:
-    assert name_variable("ecr_eu-a") == "AIRFLOW_CONN_ECR_EU-A"
+def test_how_long_that_is() -> None:
+    told = {719.8: "12 h", 719: "11 h", 60.3: "1 h", 59.2: "59 min", 0.3: "0 min"}
+    for minutes, words in told.items():
+        until = datetime.now(timezone.utc) + timedelta(minutes=minutes)
+        assert format_left(until) == words
 
 
-@pytest.mark.parametrize(
-    ("template", "host"),
-    [
-        (None, HOST),
-        ("", HOST),
-        ("mirror.example.com", "mirror.example.com"),
-        ("{registry}.dkr-ecr.{region}.on.aws", f"{REGISTRY}.dkr-ecr.us-east-1.on.aws"),
-    ],
-)
-def test_the_host_in_image_names(template: str | None, host: str) -> None:
+def test_the_host_in_image_names() -> None:
+    assert token_for(Target(host="")).host == HOST
+    template = "{registry}.dkr-ecr.{region}.on.aws"
+    host = f"{A}.dkr-ecr.us-east-1.on.aws"
     assert token_for(Target(host=template)).host == host
 
 
@@ -60,7 +55,7 @@ def test_a_connection_that_holds_a_token() -> None:
     target = Target("e_{registry}_{region}", extra='{"email": "a@example.com"}')
     connection = Connection.holding(token_for(target))
     assert connection == Connection(
-        conn_id=f"e_{REGISTRY}_us-east-1",
+        conn_id=f"e_{A}_us-east-1",
         host=HOST,
         login="AWS",
         password="s3cret",
@@ -84,7 +79,7 @@ def test_results_of_a_token() -> None:
     planned = Result(
         conn_id="e_us-east-1",
         status="planned",
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         host=HOST,
         expires_at=UNTIL,
@@ -94,20 +89,19 @@ def test_results_of_a_token() -> None:
     failed = replace(planned, status="failed", error="no", expires_at=None)
     assert Result.unwritten(token, "no") == failed
     written = Result.written(token)
-    assert written == replace(
-        planned, status="written", last_success=written.last_success
-    )
     assert written.last_success
+    now = written.last_success
+    assert written == replace(planned, status="written", last_success=now)
     ago = datetime.now(timezone.utc) - written.last_success
     assert timedelta(0) <= ago < timedelta(minutes=1)
 
 
 def test_a_result_without_a_token_tells_what_was_asked() -> None:
-    target = Target("e_{region}", "us-east-1", REGISTRY, host="mirror.example.com")
+    target = Target("e_{region}", "us-east-1", A, host="mirror.example.com")
     assert Result.failed(target, "no") == Result(
         conn_id="e_{region}",
         status="failed",
-        registry=REGISTRY,
+        registry=A,
         region="us-east-1",
         host="mirror.example.com",
         error="no",

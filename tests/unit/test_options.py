@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from _ecr_airflow_sync import help_page
 from _ecr_airflow_sync.help_page import find_docs
+from _ecr_airflow_sync.model import Target
+from _ecr_airflow_sync.options import read_targets
 from ecr_airflow_sync import UsageError, main
 from tests.support.command import ROOT
 
-from .conftest import catch
+from .conftest import B, catch
 
 # Those of ours, without Click's own.
 OPTIONS: dict[str, Any] = {
@@ -38,22 +40,43 @@ def test_each_option_is_a_variable_too(
     assert main.make_context("x", []).params == given
 
 
-DURATIONS = {"6h": 21600, "90m": 5400, "1h30m": 5400, "1h1m1s": 3661, "45s": 45}
+def test_durations() -> None:
+    durations = {"6h": 21600, "90m": 5400, "45s": 45, "1h1m1s": 3661}
+    for text, seconds in durations.items():
+        context = main.make_context("x", ["--renew-before", text])
+        assert context.params["renew_before"] == seconds
 
 
-@pytest.mark.parametrize("text", DURATIONS)
-def test_durations(text: str) -> None:
-    context = main.make_context("x", ["--renew-before", text])
-    assert context.params["renew_before"] == DURATIONS[text]
+def test_what_is_no_duration() -> None:
+    for text in ("", "6", "0h", "-6h", "6h\n", "30m1h"):
+        told = catch(UsageError, main.make_context, "x", ["--renew-before", text])
+        assert told == f"{text!r} is not a duration such as 6h, 90m or 1h30m"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "6", "h", "0h", "6 h", "-6h", "6h-", "1d", "six", "30m1h", "1h1h", "6h\n"],
-)
-def test_what_is_no_duration(text: str) -> None:
-    told = catch(UsageError, main.make_context, "x", ["--renew-before", text])
-    assert told == f"{text!r} is not a duration such as 6h, 90m or 1h30m"
+def read(*words: str) -> list[Target]:
+    with main.make_context("x", list(words)) as context:
+        return read_targets(context.params)
+
+
+def test_the_targets_of_the_options() -> None:
+    identity = ["--profile=p", "--role-arn=r", "--external-id=e", "--aws-conn-id=a"]
+    connection = ["--conn-id=c", "--host=h", "--conn-extra={}"]
+    assert read("-r", "x", "-r", "y", "--registry", B, *identity, *connection) == [
+        Target("c", region, B, "p", "r", "e", "a", "h", "{}") for region in "xy"
+    ]
+
+
+def test_the_targets_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "sync.ini"
+    config.touch(0o600)
+    config.write_text("[one]\nregion = x\n")
+    target = Target("one", "x", host="h")
+    assert read("--config", str(config), "--host", "h") == [target]
+    monkeypatch.setenv("ECR_AIRFLOW_SYNC_REGION", "x")
+    assert catch(UsageError, read, "--config", str(config), "--conn-id", "c") == (
+        "ECR_AIRFLOW_SYNC_REGION and --conn-id cannot be used with --config: "
+        "regions, registries and connection ids stand in the file"
+    )
 
 
 def test_help_lists_options_under_headings() -> None:

@@ -46,50 +46,37 @@ def test_no_airflow() -> None:
     assert told == [line, f"b  {RED}failed{RESET}"]
 
 
-LEFT = [
-    (timedelta(hours=12), "until %H:%M UTC (12 h)"),
-    (timedelta(hours=11, minutes=59, seconds=45), "until %H:%M UTC (12 h)"),
-    (timedelta(hours=11, minutes=59), "until %H:%M UTC (11 h)"),
-    (timedelta(hours=1, seconds=20), "until %H:%M UTC (1 h)"),
-    (timedelta(minutes=59, seconds=10), "until %H:%M UTC (59 min)"),
-    (timedelta(seconds=20), "until %H:%M UTC (0 min)"),
-    (timedelta(seconds=-1), "expired at %Y-%m-%d %H:%M UTC"),
-    (timedelta(days=-1), "expired at %Y-%m-%d %H:%M UTC"),
-    (timedelta(days=2), "until %Y-%m-%d %H:%M UTC (48 h)"),
-]
-
-
-@pytest.mark.parametrize(("left", "told"), LEFT, ids=str)
-def test_how_long_a_token_is_valid(left: timedelta, told: str) -> None:
-    until = datetime.now(timezone.utc) + left
-    result = Result("a", "written", host="a.example", expires_at=until)
-    line = format_text(Run([result], FOUND)).splitlines()[1]
-    assert line == f"a  written  a.example, {until.strftime(told)}"
+def test_how_long_a_token_is_valid() -> None:
+    told = {
+        12: "until %H:%M UTC (12 h)",
+        48: "until %Y-%m-%d %H:%M UTC (48 h)",
+        -1: "expired at %Y-%m-%d %H:%M UTC",
+    }
+    for hours, words in told.items():
+        until = datetime.now(timezone.utc) + timedelta(hours=hours)
+        result = Result("a", "written", host="a.example", expires_at=until)
+        line = format_text(Run([result], FOUND)).splitlines()[1]
+        assert line == f"a  written  a.example, {until.strftime(words)}"
 
 
 def test_remarks() -> None:
     """On the method, and on what a dry run found."""
     found = replace(FOUND, remark="not in one transaction")
     result = Result("a", "planned", host="a.example", remark="new")
-    assert format_text(Run([result], found)).splitlines() == [
-        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import (not in one "
-        "transaction)",
-        "a  planned  a.example, new",
-    ]
+    airflow, line = format_text(Run([result], found)).splitlines()
+    assert airflow.endswith("AIRFLOW_HOME /srv, import (not in one transaction)")
+    assert line == "a  planned  a.example, new"
 
 
-@pytest.mark.parametrize("no_color", [False, True])
-def test_no_colour_for_whoever_wants_none(
-    monkeypatch: pytest.MonkeyPatch, no_color: bool
-) -> None:
+def test_no_colour_for_whoever_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal, which a StringIO plays."""
     printed = io.StringIO()
     monkeypatch.setattr(printed, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", printed)
-    monkeypatch.setenv("NO_COLOR", "1" if no_color else "")
-    print_report(click.style("failed", fg="red"))
-    told = "failed" if no_color else f"{RED}failed{RESET}"
-    assert printed.getvalue() == f"{told}\n"
+    for no_color in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        print_report(click.style("failed", fg="red"))
+    assert printed.getvalue() == f"{RED}failed{RESET}\nfailed\n"
 
 
 def test_the_document() -> None:
