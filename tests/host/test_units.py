@@ -68,9 +68,9 @@ def test_by_hand(worker: Worker) -> None:
     shutil.rmtree(worker.home / "logs", ignore_errors=True)  # as midnight does
     worker.machine.run("systemctl", "start", SERVICE)
     assert worker.is_fresh()
-    row = worker.row()
-    found = [row[column] for column in ("conn_id", "conn_type", "host", "login")]
-    assert found == ["docker_default", "docker", HOST, "AWS"]
+    held = worker.held()
+    found = [held[field] for field in ("conn_type", "host", "login")]
+    assert found == ["docker", HOST, "AWS"]
     told = worker.machine.journal("--unit", SERVICE)
     how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
     assert how in told

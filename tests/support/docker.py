@@ -28,11 +28,11 @@ NOW = datetime.now(timezone.utc)
 
 
 class Docker:
-    """The daemon, and its client. Its network is its own, or the machine's."""
+    """The daemon, and its client. It has no network, but for a proxy to its registries."""
 
-    def __init__(self, machine: Machine, *, own_network: bool = True) -> None:
+    def __init__(self, machine: Machine, proxy: str) -> None:
         self.machine = machine
-        self.own_network = own_network
+        self.proxy = proxy
         # Another client than the daemon's would come first in PATH.
         machine.sh("groupadd --force docker; rm -f /usr/local/bin/docker")
         self.start()
@@ -41,9 +41,12 @@ class Docker:
         return self.machine.run("docker", *arguments).strip()
 
     def start(self) -> None:
-        run = "systemd-run --quiet --unit=trial-docker --property=PrivateNetwork="
-        private = "yes" if self.own_network else "no"
-        self.machine.run(*f"{run}{private} {DOCKERD}".split())
+        run = ["systemd-run", "--quiet", "--unit=trial-docker"]
+        if self.proxy:
+            run.append(f"--setenv=HTTPS_PROXY={self.proxy}")
+        else:
+            run.append("--property=PrivateNetwork=yes")
+        self.machine.run(*run, *DOCKERD.split())
         wait_until(lambda: self.machine.attempt("docker", "info").returncode == 0)
 
     def stop(self) -> None:
@@ -74,10 +77,10 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker_in(machine: Machine, *, own_network: bool = True) -> Iterator[Docker]:
+def docker_in(machine: Machine, *, proxy: str = "") -> Iterator[Docker]:
     """A daemon for the block, or skip the test where there is none."""
     require(NEEDS)
-    docker = Docker(machine, own_network=own_network)
+    docker = Docker(machine, proxy)
     try:
         yield docker
     finally:

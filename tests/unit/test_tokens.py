@@ -148,7 +148,7 @@ def test_a_password_may_have_colons(aws: EcrStandIn) -> None:
 
 
 def test_a_registry_that_is_left_out(aws: EcrStandIn) -> None:
-    aws.faults[US] = Fault(without=(A,))
+    aws.faults[US] = Fault(change={"proxyEndpoint": HOST.replace(ACCOUNT, B)})
     granted = fetch_tokens([Target("a", US, A), Target("b", US, B)], {})
     failure, token = granted.values()
     assert str(failure) == (
