@@ -23,6 +23,10 @@ NAME, METRICS_FILE = SETTING.strip().replace("'", "").split("=")
 # The reader's own unit, and curl where there is no such host as checks.example.com.
 NOTIFY = "[Service]\nType=oneshot\nExecStart=/bin/echo %i has failed\n"
 CURL = "#!/bin/sh\necho called: curl $*\n"
+DENIED = (
+    "docker_default: ECR in us-east-1: AccessDeniedException: No; allow this identity "
+    "ecr:GetAuthorizationToken on resource *"
+)
 CALLED = "called: curl -fsS -m 10 https://checks.example.com/ecr-airflow-sync"
 
 
@@ -42,8 +46,13 @@ def test_who_is_told_of_a_success_and_of_a_failure(worker: Worker) -> None:
     metrics = read_metrics(worker)
     assert metrics["ecr_airflow_sync_success"] == ("conn_id", 1)
 
+    before = worker.password()
     worker.ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="No")
     assert machine.attempt("systemctl", "start", SERVICE).returncode == 1
+    assert worker.result() == ("failed", "exit-code")
+    assert DENIED in machine.journal("--unit", SERVICE)
+    is_unchanged = worker.password() == before
+    assert is_unchanged
     wait_until(lambda: f"{SERVICE} has failed" in machine.journal())
     assert machine.journal().count(CALLED) == 1
     failed = read_metrics(worker)

@@ -78,7 +78,7 @@ class Worker:
 
     def is_fresh(self) -> bool:
         """Whether docker_default holds ECR's last token. (An assert of its own would print it.)"""
-        return self.password() == self.tokens()[-1]
+        return [self.password()] == self.tokens()[-1:]
 
     def processes(self) -> list[str]:
         """What runs as airflow, by process id: not a container, nor what is dead in it."""
