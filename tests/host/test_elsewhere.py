@@ -9,8 +9,8 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.booted_systemd import Machine, require, wait_until
-from tests.support.command import ROOT
+from tests.support.booted_systemd import Machine, require
+from tests.support.command import ROOT, wait_for
 from tests.support.container import HANGING, INSIDE, container_in
 from tests.support.docker import Docker
 from tests.support.pages import blocks, commands
@@ -86,7 +86,7 @@ class Asker:
         )
         assert (status, told) == (1, f"docker_default: {killed}\n")
         try:
-            wait_until(lambda: self.worker.processes() == [], 5)
+            wait_for(lambda: self.worker.processes() == [], 5)
         finally:
             kill = ["pkill", "--signal=KILL", "--uid=airflow", "--full"]
             self.machine.attempt(*kill, "sleep 600|hanging")

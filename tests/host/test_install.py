@@ -12,8 +12,8 @@ import pytest
 import uv
 
 from tests.support import airflows
-from tests.support.booted_systemd import Machine, boot, require, wait_until
-from tests.support.command import HOST
+from tests.support.booted_systemd import Machine, boot, require
+from tests.support.command import HOST, wait_for
 from tests.support.container import INSIDE, container_in
 from tests.support.cron import LINE
 from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
@@ -249,9 +249,9 @@ def test_from_clone_to_timer_in_three_commands(bare: Host) -> None:
     is_enabled = f"systemctl is-enabled {TIMER} docker-prune.timer"
     assert bare.attempt(is_enabled) == (1, "disabled\ndisabled\n")
     bare.run(ENABLE)
-    wait_until(worker.password)
+    wait_for(worker.password)
     bare.run(f"sudo systemctl stop {TIMER}")
-    wait_until(worker.is_idle)
+    wait_for(worker.is_idle)
     assert worker.result() == ("inactive", "success")
     assert worker.is_fresh()
     assert worker.traces() == []
@@ -358,7 +358,7 @@ def test_by_hand(bare: Host) -> None:
     told = bare.run(*UNITS_BY_HAND)
     assert f"docker_default  written  {HOST}, until " in told
     bare.run(f"sudo systemctl stop {TIMER}")
-    wait_until(bare.worker.is_idle)
+    wait_for(bare.worker.is_idle)
     assert bare.worker.is_fresh()
 
     bare.run(*CRON_BY_HAND)

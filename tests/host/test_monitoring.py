@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from tests.support.booted_systemd import wait_until
+from tests.support.command import wait_for
 from tests.support.ecr_stand_in import Fault
 from tests.support.pages import blocks
 from tests.support.worker import SERVICE, Worker
@@ -53,7 +53,7 @@ def test_who_is_told_of_a_success_and_of_a_failure(worker: Worker) -> None:
     assert DENIED in machine.journal("--unit", SERVICE)
     is_unchanged = worker.password() == before
     assert is_unchanged
-    wait_until(lambda: f"{SERVICE} has failed" in machine.journal())
+    wait_for(lambda: f"{SERVICE} has failed" in machine.journal())
     assert machine.journal().count(CALLED) == 1
     failed = read_metrics(worker)
     assert failed["ecr_airflow_sync_success"] == ("conn_id", 0)

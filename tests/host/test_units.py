@@ -9,8 +9,7 @@ import shutil
 import sqlite3
 import time
 
-from tests.support.booted_systemd import wait_until
-from tests.support.command import HOST, ROOT
+from tests.support.command import HOST, ROOT, wait_for
 from tests.support.ecr_stand_in import Call, Fault
 from tests.support.worker import HOME, SERVICE, SYNC, TIMER, UID, UNITS, Worker
 
@@ -86,12 +85,12 @@ def test_what_only_this_command_may_read(worker: Worker) -> None:
     worker.configure(ECR_AIRFLOW_SYNC_RENEW_BEFORE="6h")
     worker.ecr.faults["us-east-1"] = Fault(delay=2, times=1)
     worker.machine.run("systemctl", "start", "--no-block", SERVICE)
-    wait_until(lambda: worker.ecr.calls)
+    wait_for(lambda: worker.ecr.calls)
     for pid in [process.split()[0] for process in worker.processes()]:
         limits = worker.machine.path(f"/proc/{pid}/limits").read_text()
         assert re.search("^Max core file size +0 +0 ", limits, re.MULTILINE)
     memory = worker.machine.path(f"/run/{SYNC}").stat()
-    wait_until(worker.is_idle)
+    wait_for(worker.is_idle)
     assert worker.is_fresh()
     state = worker.machine.path(f"/var/lib/{SYNC}")
     assert state.stat().st_uid == UID
@@ -114,10 +113,10 @@ def test_fires_again_and_never_in_a_run(worker: Worker) -> None:
     worker.drop_in(TIMER, "[Timer]", *every_second, *at_once)
     last_fired(worker, "now")
     worker.machine.run("systemctl", "start", TIMER)
-    wait_until(lambda: worker.ecr.calls)
+    wait_for(lambda: worker.ecr.calls)
     time.sleep(1.5)
     assert len(worker.ecr.calls) == 1
-    wait_until(lambda: len(worker.ecr.calls) == 2)
+    wait_for(lambda: len(worker.ecr.calls) == 2)
     worker.machine.run("systemctl", "stop", TIMER)
     # Joins the one that runs, and waits for it.
     worker.machine.run("systemctl", "start", SERVICE)
@@ -132,7 +131,7 @@ def test_makes_up_for_a_missed_run(worker: Worker) -> None:
         last_fired(worker, last)
         worker.machine.run("systemctl", "start", TIMER)
         time.sleep(1)
-        wait_until(worker.is_idle)
+        wait_for(worker.is_idle)
         worker.machine.run("systemctl", "stop", TIMER)
         assert len(worker.ecr.calls) == calls
     assert worker.is_fresh()
@@ -164,7 +163,7 @@ def test_stopped_in_a_run(worker: Worker) -> None:
         # Airflow has to wait, with the token at hand.
         database.execute("BEGIN EXCLUSIVE")
         worker.machine.run("systemctl", "start", "--no-block", SERVICE)
-        wait_until(lambda: f"{HOME}/airflow.db" in worker.open_files())
+        wait_for(lambda: f"{HOME}/airflow.db" in worker.open_files())
         assert len(worker.processes()) == 2
         worker.machine.run("systemctl", "stop", SERVICE)
         assert worker.processes() == []

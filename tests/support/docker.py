@@ -13,7 +13,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Iterator
 
-from tests.support.booted_systemd import Machine, require, wait_until
+from tests.support.booted_systemd import Machine, require
+from tests.support.command import wait_for
 from tests.support.worker import UID
 
 NEEDS = {"dockerd": "docker.io", "busybox": "busybox-static"}
@@ -47,7 +48,7 @@ class Docker:
         else:
             run.append("--property=PrivateNetwork=yes")
         self.machine.run(*run, *DOCKERD.split())
-        wait_until(lambda: self.machine.attempt("docker", "info").returncode == 0)
+        wait_for(lambda: self.machine.attempt("docker", "info").returncode == 0)
 
     def stop(self) -> None:
         self.machine.run("systemctl", "stop", "trial-docker")

@@ -19,8 +19,8 @@ import uv
 
 from tests.support import airflows
 from tests.support.api_server import serving
-from tests.support.booted_systemd import boot, require, wait_until
-from tests.support.command import HOST, ROOT
+from tests.support.booted_systemd import boot, require
+from tests.support.command import HOST, ROOT, wait_for
 from tests.support.database import execute, find_port
 from tests.support.docker import NEEDS, Docker, docker_in
 from tests.support.ecr_stand_in import (
@@ -227,5 +227,5 @@ def _start_registry(docker: Docker, address: str) -> None:
     image = f"{address}/web_scraper"
     docker.load(image, *SCRAPE)
     push = ("docker", "push", "--quiet", image)
-    wait_until(lambda: machine.attempt(*push).returncode == 0)
+    wait_for(lambda: machine.attempt(*push).returncode == 0)
     docker("image", "rm", image)

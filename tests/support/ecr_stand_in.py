@@ -176,15 +176,25 @@ def new_token(expires_at: float) -> str:
     return base64.b64encode(json.dumps(payload).encode()).decode()
 
 
-class EcrStandIn(ThreadingHTTPServer):
-    """``calls`` is what was asked, ``tokens`` what was given."""
+class LoopbackServer(ThreadingHTTPServer):
+    """Listens on a free port."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), EcrHandler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error of ours."""
+
+
+class EcrStandIn(LoopbackServer):
+    """``calls`` is what was asked, ``tokens`` what was given."""
+
+    def __init__(self) -> None:
+        super().__init__(EcrHandler)
         self.identities = {
             known.access_key: known for known in (WORKER, BUILDER, PARTNER)
         }
@@ -197,9 +207,6 @@ class EcrStandIn(ThreadingHTTPServer):
         self.lifetime = float(TWELVE_HOURS)
         self.ahead = 0.0  # seconds: lets tokens and temporary keys expire at once
         self.lock = threading.Lock()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of ours."""
 
     def now(self) -> float:
         return time.time() + self.ahead

@@ -23,15 +23,15 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Mapping
 from urllib.parse import urlsplit
 
 from tests.support.ecr_stand_in import (
     PUBLIC_HOST,
     EcrHandler,
     EcrStandIn,
+    LoopbackServer,
     QuietHandler,
 )
 
@@ -84,15 +84,11 @@ class Trouble:
     times: int = 1000
 
 
-class RegistryStandIn(ThreadingHTTPServer):
+class RegistryStandIn(LoopbackServer):
     """``requests`` is what was asked, ``answers`` each path and status in return."""
 
-    daemon_threads = True
-    request_queue_size = 64
-
     def __init__(self, ecr: EcrStandIn, behind: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), _Proxy)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Proxy)
         self.ecr = ecr
         self.behind = behind
         self.apis: list[str] = []  # the hosts where ECR itself was asked
@@ -121,9 +117,6 @@ class RegistryStandIn(ThreadingHTTPServer):
     def server_close(self) -> None:
         super().server_close()
         self._folder.cleanup()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of ours."""
 
     def told(self) -> set[str]:
         """The hosts to which credentials were sent."""
