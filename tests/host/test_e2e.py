@@ -11,6 +11,7 @@ from typing import Iterator
 
 import pytest
 
+from tests.support.api_server import PASSWORD
 from tests.support.command import HOST, ROOT
 from tests.support.docker_worker import CTL, SAYS, DockerWorker, docker_worker
 from tests.support.ecr_stand_in import ACCOUNT
@@ -155,7 +156,7 @@ def test_the_service_writes_by_airflowctl(worker: DockerWorker) -> None:
         PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring",
     )
     worker.drop_in(SERVICE, drop_in)
-    machine.write("/etc/ecr-airflow-sync/password", "of nobody", 0o400)
+    machine.write("/etc/ecr-airflow-sync/password", PASSWORD, 0o400)
     machine.run("chown", "-R", "airflow", "/etc/ecr-airflow-sync")
     for calls in (1, 2):
         machine.run("systemctl", "start", SERVICE)
