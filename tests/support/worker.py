@@ -44,9 +44,7 @@ class Worker:
     def configure(self, **more: str) -> None:
         """The shipped environment file, with what this Airflow and this ECR need."""
         variables = {
-            "AIRFLOW__CORE__FERNET_KEY": airflows.FERNET_KEY,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+            **airflows.variables(Path(HOME)),
             **environment(self.ecr.url),
             **more,
         }
