@@ -60,10 +60,6 @@ token = answer["authorizationData"][0]["authorizationToken"]
 login, _, password = base64.b64decode(token).decode().partition(":")
 print(json.dumps({{"ServerURL": host, "Username": login, "Secret": password}}))
 """
-# Says what is in a file.
-FROM_FILE = f"""#!/bin/sh
-exec cat {HELPERS}/answer.json
-"""
 
 
 @dataclass(frozen=True)
@@ -120,19 +116,14 @@ class DockerWorker(Worker):
         auths = {HOST: auth, f"https://{HOST}": auth}
         self.machine.write(CLIENT_CONFIG, json.dumps({"auths": auths}), 0o600)
 
-    def use_helper(self, name: str) -> dict[str, str]:
-        """Have Docker's clients ask docker-credential-NAME for logins to ECR.
+    def use_helper(self) -> dict[str, str]:
+        """Have Docker's clients ask docker-credential-ecr-login for logins to ECR.
 
         Returns what the environment of a task needs besides.
         """
-        config = json.dumps({"credHelpers": {HOST: name}})
+        config = json.dumps({"credHelpers": {HOST: "ecr-login"}})
         self.machine.write(CLIENT_CONFIG, config, 0o600)
         return {"PATH": f"{HELPERS}:{self.env['PATH']}"}
-
-    def keep_todays_token(self) -> None:
-        """What the helper "file" says from now on."""
-        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.tokens()[-1]}
-        self.machine.write(f"{HELPERS}/answer.json", json.dumps(answer), 0o600)
 
     def forget(self) -> None:
         """As before the first sync: no connection, no state, no image, no login."""
@@ -170,8 +161,7 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         machine.write(f"/etc/docker/certs.d/{HOST}/ca.crt", registry.bundle.read_text())
         docker = stack.enter_context(docker_in(machine, proxy=registry.url))
         _start_registry(docker, behind)
-        for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
-            machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
+        machine.write(f"{HELPERS}/docker-credential-ecr-login", ECR_LOGIN, 0o755)
         path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{CTL}/bin:/usr/bin:/bin"
         env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
         if LIBRARY in mounts:
