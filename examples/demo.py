@@ -80,7 +80,7 @@ def main() -> None:
         show_connection(version, there, ecr)
 
         print("\nCould DockerOperator log in now? A local program plays the registry:")
-        with RegistryStandIn(ecr) as registry:
+        with serving_here(RegistryStandIn(ecr)) as registry:
             checking = {**env, **registry.environment()}
             if run(checking, "--airflow", airflow, "--check") != 0:
                 raise SystemExit("The check failed.")

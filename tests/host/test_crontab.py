@@ -6,7 +6,8 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.booted_systemd import Machine, wait_until
+from tests.support.booted_systemd import Machine
+from tests.support.command import wait_for
 from tests.support.cron import (
     CRON_D,
     EXAMPLE,
@@ -42,35 +43,27 @@ def test_syntax(machine: Machine) -> None:
     assert EXAMPLE.endswith("\n")
 
 
-def test_fires_from_cron_d(worker: Worker, machine: Machine) -> None:
-    machine.write(f"/etc/cron.d/{SYNC}", VARIABLES + CRON_D)
-    with cron(machine, "00:29:58") as said:
-        wait_until(lambda: said("END"))
-    assert worker.ecr.calls == [Call("us-east-1", ())]
-    assert worker.is_fresh()
-    assert machine.path(MAIL).read_text() == ""
-
-
 def test_fires_from_a_crontab_and_an_overlapping_one_is_skipped(
     worker: Worker, machine: Machine
 ) -> None:
     worker.ecr.faults["us-east-1"] = Fault(delay=8, times=1)
     install(machine, "airflow", EXAMPLE)
     with cron(machine, "00:29:58", speed=300) as said:  # half an hour in six seconds
-        wait_until(lambda: said("CMD") == 2 and said("END") == 1)
+        wait_for(lambda: said("CMD") == 2 and said("END") == 1)
         assert worker.ecr.calls == [Call("us-east-1", ())]
         ours = f"python /opt/{SYNC}/"
         assert sum(ours in process for process in worker.processes()) == 1
-        wait_until(worker.is_fresh)
+        wait_for(worker.is_fresh)
     assert machine.path(MAIL).read_text() == ""
 
 
 def test_failure_is_mailed(worker: Worker, machine: Machine) -> None:
+    """From /etc/cron.d, where the line has a user in it."""
     denied = Fault(code="AccessDeniedException", message="Not you")
     worker.ecr.faults["us-east-1"] = denied
-    install(machine, "airflow", EXAMPLE)
+    machine.write(f"/etc/cron.d/{SYNC}", VARIABLES + CRON_D)
     with cron(machine, "00:29:58") as said:
-        wait_until(lambda: said("END"))
+        wait_for(lambda: said("END"))
     _, _, told = machine.path(MAIL).read_text().partition("\n\n")
     assert told.startswith(
         "docker_default: ECR in us-east-1: AccessDeniedException: Not you; "
@@ -84,6 +77,6 @@ def test_rests_where_the_timer_is_active(worker: Worker, machine: Machine) -> No
     machine.run("systemctl", "start", TIMER)
     install(machine, "airflow", EXAMPLE)
     with cron(machine, "00:29:58") as said:
-        wait_until(lambda: said("END"))
+        wait_for(lambda: said("END"))
     assert worker.ecr.calls == []
     assert machine.path(MAIL).read_text() == ""

@@ -9,10 +9,9 @@ from typing import Iterator
 
 import pytest
 
-from tests.support.booted_systemd import Machine, require, wait_until
-from tests.support.command import ROOT
+from tests.support.booted_systemd import Machine, require
+from tests.support.command import ROOT, wait_for
 from tests.support.container import HANGING, INSIDE, container_in
-from tests.support.cron import VARIABLES, cron, install, prepare_cron
 from tests.support.docker import Docker
 from tests.support.pages import blocks, commands
 from tests.support.watcher import Watcher
@@ -34,12 +33,9 @@ import signal, subprocess, time
 subprocess.Popen(["sleep", "600"])
 time.sleep(600)
 """
-# As cron runs it. The words after it are the command's.
-AS_CRON = f'set -a; . {DEFAULT}; exec /opt/{SYNC}/bin/{SYNC} "$@"'
-
-once = pytest.mark.parametrize("by_sudo", ["use_pty"], indirect=True)
+# The words after it are the command's.
+WITH_DEFAULTS = f'set -a; . {DEFAULT}; exec /opt/{SYNC}/bin/{SYNC} "$@"'
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-each_hang = pytest.mark.parametrize("how", ["", STUBBORN], ids=["gentle", "stubborn"])
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,12 @@ class Asker:
         return self.worker.machine
 
     def run(self, airflow: str, *options: str) -> tuple[int, str]:
-        """As cron would: exit status, and both streams. No token may be seen by anybody."""
+        return self.sh(WITH_DEFAULTS, "cron", "--airflow", airflow, *options)
+
+    def sh(self, script: str, *words: str) -> tuple[int, str]:
+        """As cron does it: exit status, and both streams. No token may be seen by anybody."""
         bare = ["env", "-i", "HOME=/home/ecr-sync", "PATH=/usr/local/bin:/usr/bin:/bin"]
-        command = ["sh", "-c", AS_CRON, "cron", "--airflow", airflow, *options]
+        command = ["sh", "-c", script, *words]
         with Watcher(self.worker.tokens) as watcher:
             done = self.machine.attempt(*bare, *command, user="ecr-sync")
         assert watcher.rounds > 3
@@ -72,14 +71,9 @@ class Asker:
         self.machine.attempt("systemctl", "start", SERVICE)
 
     def fire(self, drop_in: str) -> None:
-        """Have the line for cron that a drop-in has in a comment run once."""
-        (line,) = re.findall(r"^#(\*/30 .*\n)", drop_in, re.MULTILINE)
-        self.worker.configure(ECR_AIRFLOW_SYNC_SPLAY="0")
-        self.machine.sh(GIVE_FILE)
-        prepare_cron(self.machine)
-        install(self.machine, "ecr-sync", VARIABLES + line)
-        with cron(self.machine, "00:29:58") as said:
-            wait_until(lambda: said("END"))
+        """Run the line for cron that a drop-in has in a comment. It mails nothing."""
+        (line,) = re.findall(r"^#(?:[*/\d]+ ){5}(.*)$", drop_in, re.MULTILINE)
+        assert self.sh(line) == (0, "")
         assert self.worker.is_fresh()
 
     def hang(self, how: str, prefix: str, *inside: str) -> None:
@@ -92,7 +86,7 @@ class Asker:
         )
         assert (status, told) == (1, f"docker_default: {killed}\n")
         try:
-            wait_until(lambda: self.worker.processes() == [], 5)
+            wait_for(lambda: self.worker.processes() == [], 5)
         finally:
             kill = ["pkill", "--signal=KILL", "--uid=airflow", "--full"]
             self.machine.attempt(*kill, "sleep 600|hanging")
@@ -114,13 +108,12 @@ def asker(worker: Worker, ecr_sync: None) -> Iterator[Asker]:
     yield Asker(worker)
     # With what a drop-in's User= has made its own.
     state = f"/home/ecr-sync/.local /var/lib/{SYNC} /var/lib/private/{SYNC}"
-    crontabs = "/var/spool/cron/crontabs/*"
-    worker.machine.sh(f"rm -rf /etc/sudoers.d/{SYNC} {state} {crontabs}")
+    worker.machine.sh(f"rm -rf /etc/sudoers.d/{SYNC} {state}")
 
 
-@pytest.fixture(params=["use_pty", "!use_pty"])
+@pytest.fixture(params=["use_pty"])
 def by_sudo(asker: Asker, request: pytest.FixtureRequest) -> Asker:
-    """With the rules that the page prints, whether or not sudo makes a terminal."""
+    """With the rules that the page prints. sudo makes a terminal, if no test says else."""
     rules = f"{SUDOERS}Defaults {request.param}\n"
     asker.machine.write(f"/etc/sudoers.d/{SYNC}", rules, 0o440)
     asker.machine.run("visudo", "-c")
@@ -142,18 +135,9 @@ def contained(asker: Asker, container: Docker) -> Asker:
 
 @pytest.mark.parametrize("by_sudo", ["!use_pty"], indirect=True)
 def test_sudo_without_a_terminal(by_sudo: Asker) -> None:
-    assert_synced(by_sudo)
+    by_sudo.fire(CONF["sudo"])
 
 
-def assert_synced(by_sudo: Asker) -> None:
-    status, told = by_sudo.run(SUDO)
-    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
-    assert how in told
-    assert status == 0
-    assert by_sudo.worker.is_fresh()
-
-
-@once
 @pytest.mark.parametrize("change", ["-u root", "-u airflow -i"])
 def test_sudo_refuses(by_sudo: Asker, change: str) -> None:
     airflow = SUDO.replace("-u airflow", change)
@@ -162,12 +146,13 @@ def test_sudo_refuses(by_sudo: Asker, change: str) -> None:
     assert by_sudo.run(airflow, "--quiet") == (1, told)
 
 
-@each_hang
+@pytest.mark.parametrize(
+    ("by_sudo", "how"), [("use_pty", ""), ("!use_pty", STUBBORN)], indirect=["by_sudo"]
+)
 def test_timeout_ends_what_sudo_has_started(by_sudo: Asker, how: str) -> None:
     by_sudo.hang(how, "sudo -n -u airflow")
 
 
-@once
 def test_sudo_records_no_token(by_sudo: Asker) -> None:
     """Not even where a file that is read later says that all is to be recorded."""
     records, site = "/var/log/sudo-io", "/etc/sudoers.d/zz-site"
@@ -179,7 +164,7 @@ def test_sudo_records_no_token(by_sudo: Asker) -> None:
         for rules, is_recorded in ((careless, True), (SUDOERS, False)):
             machine.write(f"/etc/sudoers.d/{SYNC}", rules, 0o440)
             machine.run("visudo", "-c")
-            assert_synced(by_sudo)
+            by_sudo.fire(CONF["sudo"])
             traces = by_sudo.worker.traces()
             assert any(trace.startswith(records) for trace in traces) == is_recorded
             machine.run("rm", "-rf", records)
@@ -187,16 +172,16 @@ def test_sudo_records_no_token(by_sudo: Asker) -> None:
         machine.run("rm", "-rf", records, site)
 
 
-@once
 def test_sudo_unit(by_sudo: Asker) -> None:
     by_sudo.serve(CONF["sudo"], SUDO)
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
+    assert how in by_sudo.machine.journal("--unit", SERVICE)
     assert by_sudo.worker.result() == ("inactive", "success")
     assert by_sudo.worker.is_fresh()
     analyze = "systemd-analyze security --no-pager --threshold=59"
     by_sudo.machine.run(*analyze.split(), SERVICE)
 
 
-@once
 def test_sudo_unit_opens_no_more_than_it_must(by_sudo: Asker) -> None:
     """Without any of its lines, not even this goes through sudo."""
     only_sudo = "\nExecStart=\nExecStart=/usr/bin/sudo -n -u airflow /bin/sh -c true\n"
@@ -212,17 +197,8 @@ def test_sudo_unit_opens_no_more_than_it_must(by_sudo: Asker) -> None:
         assert (left_out, by_sudo.worker.result()) == (left_out, expected)
 
 
-@once
-def test_sudo_from_cron(by_sudo: Asker) -> None:
-    by_sudo.fire(CONF["sudo"])
-
-
 def test_docker_exec(contained: Asker) -> None:
-    status, told = contained.run(DOCKER)
-    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {INSIDE}, import"
-    assert how in told
-    assert status == 0
-    assert contained.worker.is_fresh()
+    contained.fire(CONF["docker"])
     assert contained.worker.traces() == []
     inside = contained.machine.run(*DOCKER.split()[:-1], "ls", "/tmp")
     assert SYNC not in inside
@@ -250,7 +226,7 @@ def test_what_docker_says(contained: Asker, container: Docker) -> None:
         assert re.match(f"docker_default: {airflow}: {words}", told)
 
 
-@each_hang
+@pytest.mark.parametrize("how", ["", STUBBORN], ids=["gentle", "stubborn"])
 def test_timeout_ends_what_is_inside(contained: Asker, how: str) -> None:
     inside = "docker exec -i worker"
     contained.hang(how, inside, *inside.split())
@@ -261,12 +237,8 @@ def test_timeout_ends_what_is_inside(contained: Asker, how: str) -> None:
 )
 def test_docker_unit(contained: Asker, user: str) -> None:
     contained.serve(CONF["docker"] + user, DOCKER)
-    told = contained.machine.journal("--unit", SERVICE)
-    assert f"AIRFLOW_HOME {INSIDE}" in told
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {INSIDE}, import"
+    assert how in contained.machine.journal("--unit", SERVICE)
     assert contained.worker.is_fresh()
     analyze = "systemd-analyze security --no-pager --threshold=12"
     contained.machine.run(*analyze.split(), SERVICE)
-
-
-def test_docker_exec_from_cron(contained: Asker) -> None:
-    contained.fire(CONF["docker"])

@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from tests.support.booted_systemd import wait_until
+from tests.support.command import wait_for
 from tests.support.ecr_stand_in import Fault
 from tests.support.pages import blocks
 from tests.support.worker import SERVICE, Worker
@@ -23,6 +23,10 @@ NAME, METRICS_FILE = SETTING.strip().replace("'", "").split("=")
 # The reader's own unit, and curl where there is no such host as checks.example.com.
 NOTIFY = "[Service]\nType=oneshot\nExecStart=/bin/echo %i has failed\n"
 CURL = "#!/bin/sh\necho called: curl $*\n"
+DENIED = (
+    "docker_default: ECR in us-east-1: AccessDeniedException: No; allow this identity "
+    "ecr:GetAuthorizationToken on resource *"
+)
 CALLED = "called: curl -fsS -m 10 https://checks.example.com/ecr-airflow-sync"
 
 
@@ -42,9 +46,14 @@ def test_who_is_told_of_a_success_and_of_a_failure(worker: Worker) -> None:
     metrics = read_metrics(worker)
     assert metrics["ecr_airflow_sync_success"] == ("conn_id", 1)
 
+    before = worker.password()
     worker.ecr.faults["us-east-1"] = Fault(code="AccessDeniedException", message="No")
     assert machine.attempt("systemctl", "start", SERVICE).returncode == 1
-    wait_until(lambda: f"{SERVICE} has failed" in machine.journal())
+    assert worker.result() == ("failed", "exit-code")
+    assert DENIED in machine.journal("--unit", SERVICE)
+    is_unchanged = worker.password() == before
+    assert is_unchanged
+    wait_for(lambda: f"{SERVICE} has failed" in machine.journal())
     assert machine.journal().count(CALLED) == 1
     failed = read_metrics(worker)
     assert failed["ecr_airflow_sync_success"] == ("conn_id", 0)

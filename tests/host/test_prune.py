@@ -7,7 +7,8 @@ from typing import Callable, Iterator
 
 import pytest
 
-from tests.support.booted_systemd import Machine, boot, wait_until
+from tests.support.booted_systemd import Machine, boot
+from tests.support.command import wait_for
 from tests.support.cron import MAIL, PRUNE, VARIABLES, cron, install, prepare_cron
 from tests.support.docker import Docker, docker_in
 from tests.support.worker import install_units
@@ -33,7 +34,7 @@ def by_cron(machine: Machine) -> None:
     prepare_cron(machine)
     install(machine, "root", VARIABLES + PRUNE)
     with cron(machine, "03:16:58") as said:
-        wait_until(lambda: said("END"))
+        wait_for(lambda: said("END"))
     assert machine.path(MAIL).read_text() == ""
 
 

@@ -15,9 +15,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import pytest
+
+from tests.support.command import wait_for
 
 SYSTEMD = "/lib/systemd/systemd"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -91,7 +93,7 @@ class Machine:
         self.path(path).chmod(mode)
 
     def attempt(
-        self, *command: str, user: str = "root", stdin: str = ""
+        self, *command: str, user: str = "root"
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in there. ``stdout`` has both streams."""
         enter = ["nsenter", "--target", str(self.pid), *ENTER.split()]
@@ -99,7 +101,7 @@ class Machine:
         bare = ["env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8"]
         return subprocess.run(
             [*enter, *(become if user != "root" else ()), *bare, *command],
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -108,9 +110,9 @@ class Machine:
             timeout=240,
         )
 
-    def run(self, *command: str, stdin: str = "") -> str:
+    def run(self, *command: str) -> str:
         """What a command prints that must not fail."""
-        done = self.attempt(*command, stdin=stdin)
+        done = self.attempt(*command)
         told = f"{command} ended with {done.returncode}: {done.stdout}"
         assert done.returncode == 0, told
         return done.stdout
@@ -128,13 +130,6 @@ class Machine:
         """The journal's messages, by journalctl's options."""
         self.run("journalctl", "--sync")
         return self.run("journalctl", "--all", "--output=cat", "--no-pager", *options)
-
-
-def wait_until(what: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not so within {seconds:g} s"
-        time.sleep(0.05)
 
 
 def require(needs: Mapping[str, str]) -> None:
@@ -173,7 +168,7 @@ def boot(mounts: Mapping[str, Sequence[Path]]) -> Iterator[Machine]:
         for pid in _children(process) or [process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.communicate()
-        wait_until(lambda: _is_removed(cgroup))
+        wait_for(lambda: _is_removed(cgroup))
         Path(folder).rmdir()
 
 

@@ -6,6 +6,7 @@ Whoever kills `docker exec -i worker` leaves alone what it has started inside.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Iterator
 
 from tests.support import airflows
@@ -15,11 +16,8 @@ from tests.support.worker import HOME, IN_CONTAINER, UID
 
 INSIDE = "/inside"  # AIRFLOW_HOME there
 VARIABLES = {
+    **airflows.variables(Path(INSIDE)),
     "AIRFLOW_CONFIG": "/tmp/airflow.cfg",  # the machine's own has paths of the machine
-    "AIRFLOW_HOME": INSIDE,
-    "AIRFLOW__CORE__FERNET_KEY": airflows.FERNET_KEY,
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{INSIDE}/airflow.db",
     "LD_LIBRARY_PATH": "/opt/python/lib",
     "PATH": "/opt/airflow/bin:/bin",
 }

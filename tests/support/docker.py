@@ -13,7 +13,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Iterator
 
-from tests.support.booted_systemd import Machine, require, wait_until
+from tests.support.booted_systemd import Machine, require
+from tests.support.command import wait_for
 from tests.support.worker import UID
 
 NEEDS = {"dockerd": "docker.io", "busybox": "busybox-static"}
@@ -28,11 +29,11 @@ NOW = datetime.now(timezone.utc)
 
 
 class Docker:
-    """The daemon, and its client. Its network is its own, or the machine's."""
+    """The daemon, and its client. It has no network, but for a proxy to its registries."""
 
-    def __init__(self, machine: Machine, *, own_network: bool = True) -> None:
+    def __init__(self, machine: Machine, proxy: str) -> None:
         self.machine = machine
-        self.own_network = own_network
+        self.proxy = proxy
         # Another client than the daemon's would come first in PATH.
         machine.sh("groupadd --force docker; rm -f /usr/local/bin/docker")
         self.start()
@@ -41,10 +42,13 @@ class Docker:
         return self.machine.run("docker", *arguments).strip()
 
     def start(self) -> None:
-        run = "systemd-run --quiet --unit=trial-docker --property=PrivateNetwork="
-        private = "yes" if self.own_network else "no"
-        self.machine.run(*f"{run}{private} {DOCKERD}".split())
-        wait_until(lambda: self.machine.attempt("docker", "info").returncode == 0)
+        run = ["systemd-run", "--quiet", "--unit=trial-docker"]
+        if self.proxy:
+            run.append(f"--setenv=HTTPS_PROXY={self.proxy}")
+        else:
+            run.append("--property=PrivateNetwork=yes")
+        self.machine.run(*run, *DOCKERD.split())
+        wait_for(lambda: self.machine.attempt("docker", "info").returncode == 0)
 
     def stop(self) -> None:
         self.machine.run("systemctl", "stop", "trial-docker")
@@ -74,10 +78,10 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker_in(machine: Machine, *, own_network: bool = True) -> Iterator[Docker]:
+def docker_in(machine: Machine, *, proxy: str = "") -> Iterator[Docker]:
     """A daemon for the block, or skip the test where there is none."""
     require(NEEDS)
-    docker = Docker(machine, own_network=own_network)
+    docker = Docker(machine, proxy)
     try:
         yield docker
     finally:

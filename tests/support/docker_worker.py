@@ -1,37 +1,36 @@
 """A worker with Docker, Airflow and ecr-airflow-sync, and a registry that it takes for ECR.
 
-All of it in namespaces of its own: a network in which port 443 and ECR's name are ours, and
-the copy-on-write / of a booted machine, in which /etc and ~/.docker may be written.
+It is a booted machine, in which /etc and ~/.docker may be written. Docker's daemon comes to
+the registry's stand-in by a proxy, and behind that is a real registry.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
-import fcntl
 import json
-import os
 import re
-import socket
-import sqlite3
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
-import pytest
 import uv
 
 from tests.support import airflows
 from tests.support.api_server import serving
-from tests.support.booted_systemd import Machine, boot, require, wait_until
-from tests.support.command import HOST, ROOT
+from tests.support.booted_systemd import boot, require
+from tests.support.command import HOST, ROOT, wait_for
+from tests.support.database import execute, find_port
 from tests.support.docker import NEEDS, Docker, docker_in
-from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
-from tests.support.registry_front import RegistryFront
-from tests.support.worker import HOME, SYNC, mount_all, mount_client
+from tests.support.ecr_stand_in import (
+    TWELVE_HOURS,
+    EcrStandIn,
+    environment,
+    serving_here,
+)
+from tests.support.registry_stand_in import RegistryStandIn
+from tests.support.worker import HOME, SYNC, Worker, mount_all, mount_client
 
 SAYS = "scraped all of it"
 # Airflow 1.10 waits forever for what a container says that ended before it could listen.
@@ -40,12 +39,11 @@ CTL = "/opt/airflowctl"
 DAGS = "/opt/dags"
 LIBRARY = "/opt/library"
 CLIENT_CONFIG = "/root/.docker/config.json"
-BEHIND = "127.0.0.1:5000"
-REGISTRY = f"""\
+REGISTRY = """\
 version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: /var/lib/e2e-registry}}}}
-http: {{addr: "{BEHIND}"}}
+http: {{addr: "{address}"}}
 """
 
 HELPERS = "/opt/helpers"
@@ -62,32 +60,6 @@ token = answer["authorizationData"][0]["authorizationToken"]
 login, _, password = base64.b64decode(token).decode().partition(":")
 print(json.dumps({{"ServerURL": host, "Username": login, "Secret": password}}))
 """
-# Says what is in a file.
-FROM_FILE = f"""#!/bin/sh
-exec cat {HELPERS}/answer.json
-"""
-
-
-CLONE_NEWNET = 0x40000000
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 1
-
-
-@contextlib.contextmanager
-def own_network() -> Iterator[None]:
-    """A loopback of its own, for this thread and all that it starts in the block."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        if libc.unshare(CLONE_NEWNET):
-            pytest.skip(f"no network of its own: {os.strerror(ctypes.get_errno())}")
-        with socket.socket() as any_socket:
-            up = struct.pack("16sh14x", b"lo", IFF_UP)
-            fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
-        yield
-    finally:
-        libc.setns(before, CLONE_NEWNET)
-        os.close(before)
 
 
 @dataclass(frozen=True)
@@ -99,19 +71,13 @@ class Task:
 
 
 @dataclass(frozen=True)
-class DockerWorker:
-    """The worker, the ECR that it asks, and the registry that it pulls from."""
+class DockerWorker(Worker):
+    """A worker that pulls from ``registry``."""
 
     docker: Docker
     version: str
-    home: Path
-    ecr: EcrStandIn
-    registry: RegistryFront
+    registry: RegistryStandIn
     env: dict[str, str]
-
-    @property
-    def machine(self) -> Machine:
-        return self.docker.machine
 
     def sync(self) -> None:
         """What cron runs (Airflow 3: where the scheduler runs)."""
@@ -123,7 +89,7 @@ class DockerWorker:
         """Run a task. Its log must hold no token."""
         test = ("/opt/airflow/bin/airflow", "tasks", "test", dag, task, "2026-01-02")
         done = self._attempt(*test, **more)
-        leaked = any(token[200:260] in done.stdout for token in self.ecr.issued)
+        leaked = any(token[200:260] in done.stdout for token in self.tokens())
         assert not leaked, "a token was printed"
         succeeded = done.returncode == 0
         if self.version.startswith("3."):  # there it is 0, whatever the task does
@@ -150,32 +116,23 @@ class DockerWorker:
         auths = {HOST: auth, f"https://{HOST}": auth}
         self.machine.write(CLIENT_CONFIG, json.dumps({"auths": auths}), 0o600)
 
-    def use_helper(self, name: str) -> dict[str, str]:
-        """Have Docker's clients ask docker-credential-NAME for logins to ECR.
+    def use_helper(self) -> dict[str, str]:
+        """Have Docker's clients ask docker-credential-ecr-login for logins to ECR.
 
         Returns what the environment of a task needs besides.
         """
-        config = json.dumps({"credHelpers": {HOST: name}})
+        config = json.dumps({"credHelpers": {HOST: "ecr-login"}})
         self.machine.write(CLIENT_CONFIG, config, 0o600)
         return {"PATH": f"{HELPERS}:{self.env['PATH']}"}
 
-    def keep_todays_token(self) -> None:
-        """What the helper "file" says from now on."""
-        answer = {"ServerURL": HOST, "Username": "AWS", "Secret": self.last_token()}
-        self.machine.write(f"{HELPERS}/answer.json", json.dumps(answer), 0o600)
-
-    def last_token(self) -> str:
-        return list(self.ecr.issued)[-1]
-
     def forget(self) -> None:
         """As before the first sync: no connection, no state, no image, no login."""
-        with sqlite3.connect(self.home / "airflow.db") as database:
-            database.execute("DELETE FROM connection WHERE conn_id = 'docker_default'")
+        execute(self.database, "DELETE FROM connection")
         self.machine.run("rm", "-rf", "/root/.docker", f"/root/.local/state/{SYNC}")
         self.docker("container", "prune", "--force")
         self.docker("image", "prune", "--all", "--force")
         self.ecr.calls.clear()
-        self.ecr.ahead, self.ecr.lifetime = 0, 12 * 3600
+        self.ecr.ahead, self.ecr.lifetime = 0, TWELVE_HOURS
         self.registry.answers.clear()
 
     def _attempt(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -192,25 +149,24 @@ def docker_worker(version: str, folder: Path) -> Iterator[DockerWorker]:
         mounts[LIBRARY] = [_install("docker", version, folder)]
     if version.startswith("3."):  # made with the same Python
         mounts[CTL] = mount_client(folder)
-    (folder / "certificates").mkdir()
+    behind = f"127.0.0.1:{find_port()}"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(own_network())
         ecr = stack.enter_context(serving_here(EcrStandIn()))
-        front = RegistryFront(ecr, HOST, f"http://{BEHIND}", folder / "certificates")
-        stack.enter_context(serving_here(front))
+        registry = RegistryStandIn(ecr, f"http://{behind}")
+        stack.enter_context(serving_here(registry))
         home, env = stack.enter_context(_airflow(version, folder))
         dags = [_dag_without_connection(folder), ROOT / "examples/dags"]
         mounts.update({HOME: [home], DAGS: dags})
         machine = stack.enter_context(boot(mounts))
-        docker = stack.enter_context(docker_in(machine, own_network=False))
-        _start_registry(docker, front.ca.read_text())
-        for name, program in ("ecr-login", ECR_LOGIN), ("file", FROM_FILE):
-            machine.write(f"{HELPERS}/docker-credential-{name}", program, 0o755)
+        machine.write(f"/etc/docker/certs.d/{HOST}/ca.crt", registry.bundle.read_text())
+        docker = stack.enter_context(docker_in(machine, proxy=registry.url))
+        _start_registry(docker, behind)
+        machine.write(f"{HELPERS}/docker-credential-ecr-login", ECR_LOGIN, 0o755)
         path = f"/opt/{SYNC}/bin:/opt/airflow/bin:{CTL}/bin:/usr/bin:/bin"
         env = {**env, **environment(ecr.url), "PATH": path, "HOME": "/root"}
         if LIBRARY in mounts:
             env["PYTHONPATH"] = LIBRARY
-        worker = DockerWorker(docker, version, home, ecr, front, env)
+        worker = DockerWorker(machine, home, ecr, docker, version, registry, env)
         worker.reserialize()
         yield worker
 
@@ -252,17 +208,14 @@ def _airflow(version: str, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
         yield home, {**server.env, **server.client(home), **inside}
 
 
-def _start_registry(docker: Docker, ca: str) -> None:
-    """A daemon that takes the front for ECR, and a registry behind it that holds the image."""
+def _start_registry(docker: Docker, address: str) -> None:
+    """A real one, which holds the image."""
     machine = docker.machine
-    hosts = machine.path("/etc/hosts").read_text()
-    machine.write("/etc/hosts", f"{hosts}\n127.0.0.1 {HOST}\n")
-    machine.write(f"/etc/docker/certs.d/{HOST}/ca.crt", ca)
-    machine.write("/etc/e2e-registry.yml", REGISTRY)
+    machine.write("/etc/e2e-registry.yml", REGISTRY.format(address=address))
     serve = "systemd-run --quiet --unit=e2e-registry docker-registry serve"
     machine.run(*serve.split(), "/etc/e2e-registry.yml")
-    image = f"{BEHIND}/web_scraper"
+    image = f"{address}/web_scraper"
     docker.load(image, *SCRAPE)
     push = ("docker", "push", "--quiet", image)
-    wait_until(lambda: machine.attempt(*push).returncode == 0)
+    wait_for(lambda: machine.attempt(*push).returncode == 0)
     docker("image", "rm", image)

@@ -70,7 +70,7 @@ def command(ecr: EcrStandIn, tmp_path: Path) -> Command:
 @pytest.fixture
 def registry(ecr: EcrStandIn, command: Command) -> Iterator[RegistryStandIn]:
     """The registries for which the stand-in gives tokens. The command comes there by proxy."""
-    with RegistryStandIn(ecr) as server:
+    with serving_here(RegistryStandIn(ecr)) as server:
         command.env.update(server.environment())
         yield server
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import sqlite3
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uv
-from cryptography.fernet import Fernet
 
 from tests.support import airflows
 from tests.support.booted_systemd import Machine
 from tests.support.command import ROOT
+from tests.support.database import read_connection
 from tests.support.ecr_stand_in import EcrStandIn, environment
 
 AIRFLOW = "2.11.2"
@@ -44,9 +44,7 @@ class Worker:
     def configure(self, **more: str) -> None:
         """The shipped environment file, with what this Airflow and this ECR need."""
         variables = {
-            "AIRFLOW__CORE__FERNET_KEY": airflows.FERNET_KEY,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+            **airflows.variables(Path(HOME)),
             **environment(self.ecr.url),
             **more,
         }
@@ -64,21 +62,21 @@ class Worker:
     def tokens(self) -> list[str]:
         return list(self.ecr.issued)
 
-    def row(self) -> dict[str, str | None]:
-        """What docker_default holds, encrypted."""
-        with sqlite3.connect(self.home / "airflow.db") as database:
-            database.row_factory = sqlite3.Row
-            rows = database.execute("SELECT * FROM connection").fetchall()
-        return dict(rows[0]) if rows else {}
+    @property
+    def database(self) -> str:
+        """The URL of Airflow's, on the host."""
+        return f"sqlite:///{self.home}/airflow.db"
+
+    def held(self) -> dict[str, Any]:
+        """What docker_default holds."""
+        return read_connection(self.database, "docker_default") or {}
 
     def password(self) -> str:
-        """What docker_default holds, decrypted."""
-        encrypted = self.row().get("password") or ""
-        return encrypted and Fernet(airflows.FERNET_KEY).decrypt(encrypted).decode()
+        return str(self.held().get("password", ""))
 
     def is_fresh(self) -> bool:
         """Whether docker_default holds ECR's last token. (An assert of its own would print it.)"""
-        return self.password() == self.tokens()[-1]
+        return [self.password()] == self.tokens()[-1:]
 
     def processes(self) -> list[str]:
         """What runs as airflow, by process id: not a container, nor what is dead in it."""

@@ -16,7 +16,7 @@ from _ecr_airflow_sync.check import check_connections, validate_for_check
 from _ecr_airflow_sync.errors import ConnectionMissing, Held, StepFailed, UsageError
 from _ecr_airflow_sync.model import HeldConnection, Result, Target
 from tests.support.command import HOST
-from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn
+from tests.support.ecr_stand_in import ACCOUNT, EcrStandIn, serving_here
 from tests.support.registry_stand_in import RegistryStandIn, Trouble
 
 from .conftest import NETWORK, TRY_AGAIN, catch
@@ -57,7 +57,7 @@ def servers() -> Iterator[RegistryStandIn]:
     """
     ecr = EcrStandIn()
     ecr.server_close()
-    with RegistryStandIn(ecr) as server:
+    with serving_here(RegistryStandIn(ecr)) as server:
         yield server
 
 
@@ -183,7 +183,7 @@ def test_a_good_token(
 
 
 def test_a_good_token_of_ecr_public(registry: RegistryStandIn) -> None:
-    registry.ecr.public_data(ACCOUNT)
+    registry.ecr.public_data()
     token = registry.ecr.tokens[US, "public"][-1]
     public = Target(registry="public", host="public.ecr.aws")
     result = check_one(public, holding("public.ecr.aws", password=token))

@@ -133,7 +133,7 @@ def test_an_entry_with_a_fault(
 
 
 def test_a_registry_that_is_left_out(aws: EcrStandIn) -> None:
-    aws.faults[US] = Fault(without=(A,))
+    aws.faults[US] = Fault(change={"proxyEndpoint": HOST.replace(ACCOUNT, B)})
     granted = fetch_tokens([Target("a", US, A), Target("b", US, B)], {})
     failure, token = granted.values()
     assert str(failure) == (
