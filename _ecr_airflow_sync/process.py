@@ -9,18 +9,33 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from types import FrameType
+
+LOOK_AGAIN = 0.01  # seconds after a signal came in the middle of an import
 
 log = logging.getLogger("ecr_airflow_sync")
 
 
 def prepare_process(quiet: bool, verbose: bool) -> None:
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, _end_run)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not by nohup
+        signal.signal(signal.SIGINT, _end_run)
     _forbid_core_dumps()
     _configure_logging(quiet, verbose)
 
 
-def _exit(number: int, _frame: object) -> None:
-    """SIGTERM as an exception, so that what was begun is tidied up."""
+def _end_run(number: int, frame: FrameType | None) -> None:
+    """A signal as an exception, so that what was begun is tidied up.
+
+    But not while Python imports: there the exception may be lost, with the import's
+    lock still held, and then whoever imports next waits for ever.
+    """
+    if frame and frame.f_code.co_filename.startswith("<frozen importlib"):
+        signal.signal(signal.SIGALRM, lambda _, later: _end_run(number, later))
+        signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
