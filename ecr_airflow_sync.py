@@ -43,7 +43,7 @@ from _ecr_airflow_sync.model import (
     name_variable,
 )
 from _ecr_airflow_sync.options import read_targets, take_options
-from _ecr_airflow_sync.ownership import find_foreign
+from _ecr_airflow_sync.ownership import describe, find_foreign
 from _ecr_airflow_sync.process import prepare_process, wait_a_moment
 from _ecr_airflow_sync.report import format_json, format_text, print_report
 from _ecr_airflow_sync.side_by_side import start_thread
@@ -204,7 +204,7 @@ def _plan(
     for conn_id, there in held.items():
         if isinstance(there, HeldConnection):
             if there.in_database:
-                remarks[conn_id] = "replaces the one there"
+                remarks[conn_id] = f"replaces the one {describe(there)}"
         elif isinstance(there, ConnectionMissing):
             remarks[conn_id] = "new"
         else:

@@ -30,8 +30,18 @@ ADVICE = (
         sample="Found more than one connection with `conn_id`=docker_default",
     ),
     Advice(
+        "no such table|(does not|doesn't) exist|initialize the database",
+        "check AIRFLOW_HOME and the database's URL: are they those of the workers?",
+        sample="OperationalError: no such table: connection",
+    ),
+    Advice(
+        "could not translate host name|connection to server at|Can't connect to MySQL",
+        "check the database's URL, and whether it is up",
+        sample='connection to server at "db.example.com", port 5432 failed: refused',
+    ),
+    Advice(
         "Connection not found",
-        "let ecr-airflow-sync write it, or create it",
+        "ecr-airflow-sync writes it with --force",
         sample="Connection not found.",
     ),
     Advice(

@@ -51,9 +51,14 @@ ADVICE = (
         sample="InvalidSignatureException GetAuthorizationToken",
     ),
     Advice(
-        r"(No|Partial)Cred|ProfileNot",
-        "boto3 looked at the environment, ~/.aws and instance metadata; HOME is {home}",
+        r"(No|Partial)Cred",
+        "set AWS_PROFILE or HOME (it is {home}), or attach an instance profile",
         sample="NoCredentialsError",
+    ),
+    Advice(
+        r"ProfileNot",
+        "check AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is {home}",
+        sample="ProfileNotFound",
     ),
     Advice(
         r"NoRegion",

@@ -106,8 +106,11 @@ def _tell(
 
 def _name_shadow(target: Target, variables: Collection[str]) -> str:
     variable = name_variable(target.conn_id)
-    source = variable if variable in variables else "a secrets backend"
-    return f"{source} answers instead of the database, so what is synced is never read"
+    source, cure = "a secrets backend", "remove it there"
+    if variable in variables:
+        source, cure = variable, "unset it where the tasks run"
+    never_read = "answers instead of the database, so what is synced is never read"
+    return f"{source} {never_read}; {cure}"
 
 
 def _find_wrong_host(target: Target, connection: HeldConnection) -> str:

@@ -41,9 +41,14 @@ def explain_foreign(held: HeldConnection, wanted: Connection) -> str:
     known_host = held.host in ("", wanted.host) or ECR_HOST.fullmatch(held.host)
     if held.conn_type in ("", "docker") and known_host:
         return ""
-    where = f" at {held.host}" if held.host else ""
     return (
-        f"there is a connection of that id already, of type {held.conn_type}{where}, "
+        f"there is a connection of that id already, {describe(held)}, "
         "which ecr-airflow-sync did not write: "
         "choose another --conn-id, or replace it with --replace"
     )
+
+
+def describe(held: HeldConnection) -> str:
+    """What it is, in a few words."""
+    kind = f"of type {held.conn_type}" if held.conn_type else "without a type"
+    return f"{kind} at {held.host}" if held.host else kind

@@ -34,7 +34,9 @@ def format_text(run: Run) -> str:
     if run.airflow:
         found = run.airflow
         version = f"Airflow {found.version}"
-        method = f"{found.method} ({found.remark})" if found.remark else found.method
+        method = f"by {found.method}"
+        if found.remark:
+            method += f" ({found.remark})"
         lines.append(", ".join([version, found.executable, found.place, method]))
     elif all(result.status == "fresh" for result in run.results):
         lines.append("Nothing is due, so Airflow was left alone.")

@@ -10,7 +10,6 @@ between `connections delete` and `add`, and what fails leaves the old one in pla
 Where Airflow would log the token that `add` is given, that is masked too.
 """
 
-import inspect
 import re
 import sys
 from contextlib import suppress
@@ -41,7 +40,8 @@ def _keep_token_out_of_audit_log() -> None:
     with suppress(ImportError):
         from airflow.utils import cli
 
-        describe_command = inspect.unwrap(cli._build_metrics)
+        known = cli._build_metrics
+        describe_command = getattr(known, "__wrapped__", known)
 
         @wraps(describe_command)
         def describe_without_token(*arguments: Any) -> Any:

@@ -47,7 +47,7 @@ def test_write_and_rewrite(
     with Watcher(command.secrets, tmp_path, Path("/dev/shm")) as watcher:
         first = command(*options, "--conn-extra", '{"email": "x@example.com"}')
         assert (first.status, first.stderr) == (0, "")
-        assert f", {method}\n" in first.stdout
+        assert f", by {method}\n" in first.stdout
         assert_holds(airflow, ecr, "us-east-1", "x@example.com")
         assert_holds(airflow, ecr, "eu-west-1", "x@example.com")
         by_airflow = airflows.connection(version, airflow.env, "ecr.us-east-1")

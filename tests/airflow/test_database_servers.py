@@ -72,7 +72,7 @@ def test_delete_and_add_of_ten(
     with Reader(url, (f"e_{TEN[0]}", f"e_{TEN[-1]}")) as reader:
         ran = command(*options)
     assert get_end(ran) == (0, "")
-    assert ", delete-add\n" in ran.stdout
+    assert ", by delete-add\n" in ran.stdout
     assert (reader.missing, len(reader.passwords)) == (0, 4)
     assert reader.reads > 200
     held = airflow.connection(f"e_{TEN[-1]}") or {}

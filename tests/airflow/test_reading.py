@@ -74,7 +74,7 @@ def test_what_is_there_already(
     }
     assert (
         f"ecr_{SHADOWED}: {variable} answers instead of the database, so what is "
-        "synced is never read\n"
+        "synced is never read; unset it where the tasks run\n"
     ) in check.stderr
 
 

@@ -174,7 +174,7 @@ def test_sudo_records_no_token(by_sudo: Asker) -> None:
 
 def test_sudo_unit(by_sudo: Asker) -> None:
     by_sudo.serve(CONF["sudo"], SUDO)
-    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, by import"
     assert how in by_sudo.machine.journal("--unit", SERVICE)
     assert by_sudo.worker.result() == ("inactive", "success")
     assert by_sudo.worker.is_fresh()
@@ -237,7 +237,7 @@ def test_timeout_ends_what_is_inside(contained: Asker, how: str) -> None:
 )
 def test_docker_unit(contained: Asker, user: str) -> None:
     contained.serve(CONF["docker"] + user, DOCKER)
-    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {INSIDE}, import"
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {INSIDE}, by import"
     assert how in contained.machine.journal("--unit", SERVICE)
     assert contained.worker.is_fresh()
     analyze = "systemd-analyze security --no-pager --threshold=12"

@@ -257,7 +257,7 @@ def test_from_clone_to_timer_in_three_commands(bare: Host) -> None:
     assert worker.traces() == []
     assert f"docker_default  written  {HOST}" in bare.run(RUN)
     status, told = bare.attempt(CHECK)
-    assert f", AIRFLOW_HOME {HOME}, import\n" in told, told
+    assert f", AIRFLOW_HOME {HOME}, by import\n" in told, told
     assert (status, "docker_default  unreachable" in told) == (1, True), told
     file = bare.machine.path(DEFAULT).stat()
     assert (file.st_uid, file.st_gid, file.st_mode & 0o777) == (0, UID, 0o640)

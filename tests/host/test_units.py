@@ -71,7 +71,7 @@ def test_by_hand(worker: Worker) -> None:
     found = [held[field] for field in ("conn_type", "host", "login")]
     assert found == ["docker", HOST, "AWS"]
     told = worker.machine.journal("--unit", SERVICE)
-    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, import"
+    how = f"Airflow 2.11.2, /opt/airflow/bin/airflow, AIRFLOW_HOME {HOME}, by import"
     assert how in told
     assert f"docker_default  written  {HOST}, until " in told
     folders = list(worker.home.glob("logs/**"))

@@ -182,7 +182,8 @@ if sys.argv[2] == "list":
     raise RuntimeError("no such table: connection")
 sys.exit("Connection not found.")
 """
-    why = f"{where}, exit status 1): RuntimeError: no such table: connection"
+    said = f"{where}, exit status 1): RuntimeError: no such table: connection"
+    why = f"{said}; check AIRFLOW_HOME and the database's URL: are they those of the workers?"
     with start(script) as running:
         held = running.read(["one"])["one"]
         assert catch(StepFailed, running.open_database) == why

@@ -16,9 +16,8 @@ RENEW = "renew the AWS credentials (aws sso login, a new role session, new keys)
 POLICY = (
     "the role's trust policy (its external id?) and this identity's own must allow it"
 )
-LOOKED = (
-    "boto3 looked at the environment, ~/.aws and instance metadata; HOME is /home/a"
-)
+NO_KEYS = "set AWS_PROFILE or HOME (it is /home/a), or attach an instance profile"
+NO_PROFILE = "check AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is /home/a"
 SECRET_KEY = "check the secret key, and this host's clock"
 CHECK_CA = (
     "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and this "
@@ -70,8 +69,8 @@ ADVISED = {
     boto.ConnectTimeoutError(endpoint_url="x"): NETWORK,
     boto.ConnectionClosedError(endpoint_url="x"): TRY_AGAIN,
     boto.ReadTimeoutError(endpoint_url="x"): TRY_AGAIN,
-    boto.NoCredentialsError(): LOOKED,
-    boto.ProfileNotFound(profile="a"): LOOKED,
+    boto.NoCredentialsError(): NO_KEYS,
+    boto.ProfileNotFound(profile="a"): NO_PROFILE,
     boto.UnauthorizedSSOTokenError(): RENEW,
     boto.CredentialRetrievalError(provider="a", error_msg="b"): RENEW,
     boto.SSLError(endpoint_url="x", error=OSError("no")): CHECK_CA,
@@ -99,7 +98,7 @@ def test_no_region_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_DEFAULT_REGION or the profile's"
     )
     told = explain_aws_error(boto.NoCredentialsError(), "")
-    assert told.endswith("; HOME is not set")
+    assert "; set AWS_PROFILE or HOME (it is not set), or " in told
 
 
 def test_a_region_that_was_meant(own_environment: None) -> None:

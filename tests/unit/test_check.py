@@ -97,11 +97,15 @@ def test_what_airflow_could_not_give() -> None:
 
 def test_what_answers_in_the_databases_stead() -> None:
     variable = "AIRFLOW_CONN_DOCKER_DEFAULT"
-    for known, source in ((variable, variable), ("OTHER", "a secrets backend")):
+    for known, source, cure in (
+        (variable, variable, "unset it where the tasks run"),
+        ("OTHER", "a secrets backend", "remove it there"),
+    ):
         result = check_one(MINE, holding(in_database=False), known)
         assert (result.status, result.host) == ("shadowed", HOST)
         assert result.error == (
-            f"{source} answers instead of the database, so what is synced is never read"
+            f"{source} answers instead of the database, so what is synced is never "
+            f"read; {cure}"
         )
 
 

@@ -95,14 +95,15 @@ def test_tokens_are_written_and_left_alone_while_they_are_fresh(
 def test_a_dry_run_tells_what_is_there_and_changes_nothing(
     airflow: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    airflow.hold(one={"conn_type": "docker"}, two={"conn_type": "http"})
+    written = {"description": "written by ecr-airflow-sync", "host": "old.example.com"}
+    airflow.hold(one={"conn_type": "docker", **written}, two={"conn_type": "http"})
     stored = airflow.connections()
     monkeypatch.setenv("AIRFLOW_CONN_FOUR", "{}")
     four = [ONE, TWO, replace(ONE, conn_id="three"), replace(ONE, conn_id="four")]
     error = fail(four, there(airflow), dry_run=True)
     assert str(error).startswith("two: there is a connection of that id already")
     assert [(result.status, result.remark) for result in error.results] == [
-        ("planned", "replaces the one there"),
+        ("planned", "replaces the one of type docker at old.example.com"),
         ("failed", ""),
         ("planned", "new"),
         ("planned", ""),
@@ -262,7 +263,7 @@ def test_statuses_and_reports(run: Run, aws: EcrStandIn, tmp_path: Path) -> None
     assert (status, err) == (0, "")
     found, written = out.splitlines()
     assert found.startswith("Airflow 2.12, ")
-    assert found.endswith(", delete-add")
+    assert found.endswith(", by delete-add")
     assert written.startswith("docker_default  written  ")
     status, out, err = run(*options, "--json")
     assert (status, err) == (0, "")

@@ -30,7 +30,7 @@ def test_a_line_for_airflow_and_one_for_each_connection() -> None:
         Result("c", "wrong host", host="c.example", error="no"),
     ]
     assert format_text(Run(results, FOUND)).splitlines() == [
-        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, import",
+        "Airflow 2.11.2, /opt/bin/airflow, AIRFLOW_HOME /srv, by import",
         "docker_default  planned  a.example",
         f"b               {RED}failed{RESET}",
         f"c               {RED}wrong host{RESET}",
@@ -64,7 +64,7 @@ def test_remarks() -> None:
     found = replace(FOUND, remark="not in one transaction")
     result = Result("a", "planned", host="a.example", remark="new")
     airflow, line = format_text(Run([result], found)).splitlines()
-    assert airflow.endswith("AIRFLOW_HOME /srv, import (not in one transaction)")
+    assert airflow.endswith("AIRFLOW_HOME /srv, by import (not in one transaction)")
     assert line == "a  planned  a.example, new"
 
 
