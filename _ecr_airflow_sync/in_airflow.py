@@ -42,7 +42,11 @@ def main() -> None:
     os.mkdir(folder, 0o700)
     signal.signal(signal.SIGTERM, lambda *_: _end_all(folder))
     if hasattr(os, "register_at_fork"):  # Python 3.7
-        os.register_at_fork(after_in_child=_restore_sigterm)
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+            after_in_parent=_release_sigterm,
+            after_in_child=_restore_sigterm,
+        )
     actions = _Actions(script, folder)
     for line in iter(requests.readline, ""):  # `for line in requests` reads ahead
         request = json.loads(line)
@@ -60,8 +64,17 @@ def main() -> None:
 
 
 def _restore_sigterm() -> None:
-    """For whom Airflow or a plugin forks, as by multiprocessing: to end by it alone."""
+    """For whom Airflow or a plugin forks, as by multiprocessing: to end by it alone.
+
+    It was blocked until now: of a Python that has a handler, a child that is just being
+    made forgets it, and whoever sent it waits for ever.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_sigterm()
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_all(folder: str) -> None:

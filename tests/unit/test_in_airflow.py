@@ -100,18 +100,16 @@ def run(interpreter: Interpreter, code: str) -> Outcome:
     return interpreter.run(Command([code]))
 
 
-FORK_IN_A_POOL = """\
-from multiprocessing import Pool
-with Pool(4) as pool:
-    pool.map(abs, range(4))
-there, ready = os.pipe()
-child = os.fork()
-if child == 0:
-    os.write(ready, b"x")
-    time.sleep(60)
-os.read(there, 1)
-os.kill(child, signal.SIGTERM)
-print(os.waitpid(child, 0)[1])
+# As multiprocessing ends a pool, also when a child has only just been made.
+FORK_AND_TERMINATE = """\
+ends = set()
+for _ in range(50):
+    child = os.fork()
+    if child == 0:
+        time.sleep(20)
+    os.kill(child, signal.SIGTERM)
+    ends.add(os.waitpid(child, 0)[1])
+print(*ends)
 """
 ENDS = {
     "raise ValueError('as asked')": (1, "ValueError: as asked"),
@@ -119,7 +117,7 @@ ENDS = {
     "sys.exit(3)": (3, ""),
     "sys.exit()": (0, ""),
     "if os.fork() == 0: sys.exit(7)": (0, ""),
-    FORK_IN_A_POOL: (0, f"{signal.SIGTERM}"),
+    FORK_AND_TERMINATE: (0, f"{signal.SIGTERM}"),
     "print([sys.stdin.read()])": (0, "['']"),
     "import gc; print(gc.isenabled())": (0, "False"),
     # As a plugin may do.
