@@ -7,6 +7,7 @@ AIRFLOW ?=
 FIGURES ?= benchmarks
 QUICK ?= tests/unit tests/command
 E2E = tests/host/test_e2e.py
+HOST ?= tests/host --ignore=$(E2E)
 
 .PHONY: help install uninstall demo test quick coverage host e2e environments faults figures nightly
 .PHONY: bench lint package clean
@@ -59,7 +60,7 @@ coverage: $(VENV)/ready
 
 # Each file stays in one worker, where it boots a machine once.
 host: $(VENV)/ready
-	$(BIN)/python -m pytest tests/host --ignore=$(E2E) -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(HOST) -n 3 --dist loadfile
 
 e2e: $(VENV)/ready
 	$(BIN)/python -m pytest $(E2E) -k '$(AIRFLOW)' -n 2

@@ -19,7 +19,7 @@ def test_the_demo_installs_once_and_shows_a_write_a_check_and_a_failure() -> Non
     except airflows.Unavailable as unavailable:
         pytest.skip(str(unavailable))
     done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"],
+        ["make", "demo", f"VENV={sys.prefix}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

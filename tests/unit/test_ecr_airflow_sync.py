@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -233,12 +234,18 @@ Run = Callable[..., "tuple[int, str, str]"]
 
 
 @pytest.fixture
-def run(airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(
+    airflow: FakeAirflow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Run]:
     """The command: its status, and what it prints on stdout and stderr.
 
-    What main() sets for a process of its own is set back.
+    What main() sets for a process of its own is set back, or left if it cannot be.
     """
-    terminate = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    ends = {number: signal.getsignal(number) for number in numbers}
     handlers, level, mask = list(log.handlers), log.level, os.umask(0o022)
 
     def run(*options: str) -> tuple[int, str, str]:
@@ -250,7 +257,8 @@ def run(airflow: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> Iterator[Ru
         return caught.value.code, printed.out, printed.err
 
     yield run
-    signal.signal(signal.SIGTERM, terminate)
+    for number, end in ends.items():
+        signal.signal(number, end)
     log.handlers[:] = handlers
     log.setLevel(level)
     os.umask(mask)
