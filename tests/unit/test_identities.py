@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from tests.support.ecr_stand_in import (
     Assumption,
     Call,
     EcrStandIn,
+    Identity,
+    LoopbackServer,
+    QuietHandler,
     Role,
+    serving_here,
 )
 
 from .conftest import catch
@@ -76,12 +81,51 @@ def test_who_asks(
     assert ask(replace(HERE, profile="partner", role_arn=THEIRS)) == "777777777777"
 
 
-def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
+def open_session(aws: EcrStandIn) -> Identity:
+    """Keys that last for an hour, and only with their token."""
     create_client(ROLE, None, "ecr")
-    role = next(each for each in aws.identities.values() if each.session_token)
+    return next(each for each in aws.identities.values() if each.session_token)
+
+
+def test_keys_that_are_of_a_session(aws: EcrStandIn) -> None:
+    role = open_session(aws)
     token = {"aws_session_token": role.session_token}
     held = holding(role.access_key, role.secret_key, **token)
     create_client(HERE, held, "ecr").get_authorization_token()
+    assert aws.calls == [Call("us-east-1", (), role.account)]
+
+
+def test_an_instance_profile(aws: EcrStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose keys an EC2 instance tells whoever runs on it (IMDSv2)."""
+    role = open_session(aws)
+    keys = {
+        "Code": "Success",
+        "AccessKeyId": role.access_key,
+        "SecretAccessKey": role.secret_key,
+        "Token": role.session_token,
+        "Expiration": "2099-01-02T03:04:05Z",
+    }
+
+    class Metadata(QuietHandler):
+        def do_PUT(self) -> None:
+            self._say("a session")
+
+        def do_GET(self) -> None:
+            assert self.headers["X-aws-ec2-metadata-token"] == "a session"
+            is_list = self.path == "/latest/meta-data/iam/security-credentials/"
+            self._say("puller" if is_list else json.dumps(keys))
+
+        def _say(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name)
+    with serving_here(LoopbackServer(Metadata)) as server:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
+        create_client(HERE, None, "ecr").get_authorization_token()
     assert aws.calls == [Call("us-east-1", (), role.account)]
 
 
