@@ -12,6 +12,7 @@ import pytest
 
 from _ecr_airflow_sync.airflow_syntax import Command, Outcome
 from _ecr_airflow_sync.interpreter import Interpreter, run_interpreter
+from tests.support.command import ROOT
 
 from .conftest import WriteScript, describe
 
@@ -25,47 +26,7 @@ else:
     print("name", __name__)
 """
 # As much of Airflow as our programs look for.
-SITE = {
-    "airflow/settings.py": """
-from types import SimpleNamespace
-class Session:
-    dialect = SimpleNamespace(name="sqlite")
-    def get_bind(self): return self
-    def flush(self): print("flush")
-    def commit(self): print("commit")
-    def rollback(self): print("rollback")
-    def close(self): print("close")
-    def execute(self, statement):
-        if refuses: raise RuntimeError("canceling due to lock timeout")
-        print(statement)
-session = Session()
-shared, refuses = True, False
-def Session(): return session if shared else object()
-""",
-    "airflow/models.py": """
-from types import SimpleNamespace
-class Connection:
-    conn_id = SimpleNamespace(unique=True)
-    columns = SimpleNamespace(conn_id=conn_id)
-    __table__ = SimpleNamespace(c=columns, fullname="airflow.connection")
-""",
-    "airflow/utils/db.py": "def check_and_run_migrations(): print('migrations')",
-    "airflow/utils/cli.py": """
-import sys
-def _build_metrics(name, arguments): print(name, *sys.argv[2:])
-""",
-    "airflow/utils/log/secrets_masker.py": """
-class Masker: patterns = {"the Fernet key"}
-masker = Masker()
-def _secrets_masker(): return masker
-""",
-    "airflow/bin/cli.py": """
-class CLIFactory:
-    @classmethod
-    def get_parser(cls): print('parser')
-""",
-    "apache_airflow-3.9.1.dist-info/METADATA": "Name: apache-airflow\nVersion: 3.9.1\n",
-}
+LITTLE_AIRFLOW = ROOT / "tests/support/little_airflow"
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +35,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = folder / "airflow"
     path.write_text(f"#!{sys.executable}\n{SCRIPT}")
     path.chmod(0o755)
-    for name, content in SITE.items():
-        file = folder / "site" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
-        patch.setenv("PYTHONPATH", str(folder / "site"))
+        patch.setenv("PYTHONPATH", str(LITTLE_AIRFLOW))
         patch.setenv("AIRFLOW_HOME", "/srv/airflow")
         patch.setenv("AIRFLOW_CONN_X", "docker://")
         url = "postgresql+psycopg2://airflow:s3cret@db.example.com:5432/airflow"
