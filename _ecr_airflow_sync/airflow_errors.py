@@ -30,18 +30,21 @@ ADVICE = (
         sample="Found more than one connection with `conn_id`=docker_default",
     ),
     Advice(
-        "no such table|(does not|doesn't) exist|initialize the database",
+        r"no such table|(relation|database|role|Table) \S+ (does not|doesn't) exist|"
+        "Unknown database|unable to open database file|initialize the database",
         "check AIRFLOW_HOME and the database's URL: are they those of the workers?",
         sample="OperationalError: no such table: connection",
     ),
     Advice(
-        "could not translate host name|connection to server at|Can't connect to MySQL",
+        "could not translate host name|could not connect to server|"
+        "connection to server at (?!.*FATAL)|Can't connect to MySQL|"
+        "Unknown (MySQL )?server host",
         "check the database's URL, and whether it is up",
         sample='connection to server at "db.example.com", port 5432 failed: refused',
     ),
     Advice(
         "Connection not found",
-        "ecr-airflow-sync writes it with --force",
+        "run ecr-airflow-sync --force to write it, without --check",
         sample="Connection not found.",
     ),
     Advice(

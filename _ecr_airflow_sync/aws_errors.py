@@ -51,13 +51,18 @@ ADVICE = (
         sample="InvalidSignatureException GetAuthorizationToken",
     ),
     Advice(
-        r"(No|Partial)Cred",
+        r"NoCred",
         "set AWS_PROFILE or HOME (it is {home}), or attach an instance profile",
         sample="NoCredentialsError",
     ),
     Advice(
+        r"PartialCred",
+        "set what is missing, or remove the other half",
+        sample="PartialCredentialsError",
+    ),
+    Advice(
         r"ProfileNot",
-        "check AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is {home}",
+        "check --profile or AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is {home}",
         sample="ProfileNotFound",
     ),
     Advice(

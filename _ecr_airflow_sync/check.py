@@ -106,11 +106,10 @@ def _tell(
 
 def _name_shadow(target: Target, variables: Collection[str]) -> str:
     variable = name_variable(target.conn_id)
-    source, cure = "a secrets backend", "remove it there"
-    if variable in variables:
-        source, cure = variable, "unset it where the tasks run"
     never_read = "answers instead of the database, so what is synced is never read"
-    return f"{source} {never_read}; {cure}"
+    if variable in variables:
+        return f"{variable} {never_read}; unset it where the tasks run"
+    return f"a secrets backend {never_read}; remove the connection there"
 
 
 def _find_wrong_host(target: Target, connection: HeldConnection) -> str:

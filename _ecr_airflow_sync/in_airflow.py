@@ -43,7 +43,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _end_all(folder))
     if hasattr(os, "register_at_fork"):  # Python 3.7
         os.register_at_fork(
-            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+            before=_hold_sigterm,
             after_in_parent=_release_sigterm,
             after_in_child=_restore_sigterm,
         )
@@ -64,13 +64,17 @@ def main() -> None:
 
 
 def _restore_sigterm() -> None:
-    """For whom Airflow or a plugin forks, as by multiprocessing: to end by it alone.
+    """What Airflow or a plugin forks, as by multiprocessing, ends by it alone.
 
-    It was blocked until now: of a Python that has a handler, a child that is just being
-    made forgets it, and whoever sent it waits for ever.
+    It is held around the fork: Python drops a signal for which it has a handler, if
+    that reaches a child in the making. Whoever sent it would wait for ever.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _release_sigterm()
+
+
+def _hold_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _release_sigterm() -> None:

@@ -162,7 +162,7 @@ class Result:
     ``expires_at``: until when (UTC) the token is valid that the connection holds, as
     far as this host knows; after a dry run, the one that it would hold.
     ``last_success``: when (UTC) this host last wrote it or found it fresh.
-    ``remark``: after a dry run, whether the connection is new.
+    ``remark``: after a dry run, that the connection is new, or what it replaces.
     """
 
     conn_id: str

@@ -6,6 +6,7 @@ import re
 from typing import Iterable, Mapping
 
 from .errors import Held
+from .masking import mask
 from .model import PUBLIC_HOST, SUFFIXES, WRITTEN_BY, Connection, HeldConnection
 
 # ECR's registries, by their plain, FIPS and dual-stack names, in every partition.
@@ -49,6 +50,6 @@ def explain_foreign(held: HeldConnection, wanted: Connection) -> str:
 
 
 def describe(held: HeldConnection) -> str:
-    """What it is, in a few words."""
+    """What it is, in a few words. Somebody may have put a password into its host."""
     kind = f"of type {held.conn_type}" if held.conn_type else "without a type"
-    return f"{kind} at {held.host}" if held.host else kind
+    return mask(f"{kind} at {held.host}") if held.host else kind

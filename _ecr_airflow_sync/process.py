@@ -18,7 +18,9 @@ log = logging.getLogger("ecr_airflow_sync")
 
 def prepare_process(quiet: bool, verbose: bool) -> None:
     signal.signal(signal.SIGTERM, _end_run)
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not by nohup
+    if (
+        signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    ):  # a script's & ignores it
         signal.signal(signal.SIGINT, _end_run)
     _forbid_core_dumps()
     _configure_logging(quiet, verbose)
@@ -27,13 +29,14 @@ def prepare_process(quiet: bool, verbose: bool) -> None:
 def _end_run(number: int, frame: FrameType | None) -> None:
     """A signal as an exception, so that what was begun is tidied up.
 
-    But not while Python imports: there the exception may be lost, with the import's
-    lock still held, and then whoever imports next waits for ever.
+    Within an import it is put off, and looked at again soon. There the exception may be
+    lost, with the lock of imports still held: whoever imports next waits for ever.
     """
     if frame and frame.f_code.co_filename.startswith("<frozen importlib"):
         signal.signal(signal.SIGALRM, lambda _, later: _end_run(number, later))
         signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN)
         return
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -13,7 +13,7 @@ Where Airflow would log the token that `add` is given, that is masked too.
 import re
 import sys
 from contextlib import suppress
-from functools import lru_cache, wraps
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,19 +40,25 @@ def _keep_token_out_of_audit_log() -> None:
     with suppress(ImportError):
         from airflow.utils import cli
 
-        known = cli._build_metrics
-        describe_command = getattr(known, "__wrapped__", known)
+        if hasattr(cli, "_build_metrics_with_token"):
+            return
+        cli._build_metrics_with_token = cli._build_metrics
+        cli._build_metrics = _build_metrics_without_token
 
-        @wraps(describe_command)
-        def describe_without_token(*arguments: Any) -> Any:
-            words = sys.argv
-            sys.argv = [re.sub("^(--conn_password=).*", r"\1***", w) for w in words]
-            try:
-                return describe_command(*arguments)
-            finally:
-                sys.argv = words
 
-        cli._build_metrics = describe_without_token
+def _build_metrics_without_token(*arguments: Any) -> Any:
+    from airflow.utils import cli
+
+    words = sys.argv
+    sys.argv = [_hide_password(word) for word in words]
+    try:
+        return cli._build_metrics_with_token(*arguments)
+    finally:
+        sys.argv = words
+
+
+def _hide_password(word: str) -> str:
+    return re.sub("^(--conn_password=).*", r"\1***", word)
 
 
 def _begin(session: Any) -> None:

@@ -15,7 +15,7 @@ from tests.support.command import FAKE, Command, FakeAirflow, Place
 from tests.support.ecr_stand_in import EcrStandIn, environment, serving_here
 from tests.support.registry_stand_in import RegistryStandIn
 
-# What nohup ignores, children would ignore too.
+# What a script's & ignores, children would ignore too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Why a test may be skipped in CI, where else a skip is a failure.

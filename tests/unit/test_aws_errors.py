@@ -17,7 +17,9 @@ POLICY = (
     "the role's trust policy (its external id?) and this identity's own must allow it"
 )
 NO_KEYS = "set AWS_PROFILE or HOME (it is /home/a), or attach an instance profile"
-NO_PROFILE = "check AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is /home/a"
+NO_PROFILE = (
+    "check --profile or AWS_PROFILE, AWS_CONFIG_FILE, and HOME, which is /home/a"
+)
 SECRET_KEY = "check the secret key, and this host's clock"
 CHECK_CA = (
     "check AWS_CA_BUNDLE, a CA bundle that must know this network's proxy, and this "

@@ -99,7 +99,7 @@ def test_what_answers_in_the_databases_stead() -> None:
     variable = "AIRFLOW_CONN_DOCKER_DEFAULT"
     for known, source, cure in (
         (variable, variable, "unset it where the tasks run"),
-        ("OTHER", "a secrets backend", "remove it there"),
+        ("OTHER", "a secrets backend", "remove the connection there"),
     ):
         result = check_one(MINE, holding(in_database=False), known)
         assert (result.status, result.host) == ("shadowed", HOST)

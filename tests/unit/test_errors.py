@@ -22,6 +22,38 @@ def test_no_advice_for_what_nobody_knows() -> None:
     assert advise("it rained", aws_errors.ADVICE) == ""
 
 
+WRONG_DATABASE = (
+    'relation "connection" does not exist',
+    'FATAL:  database "airflow" does not exist',
+    "Table 'airflow.connection' doesn't exist",
+    "(1049, \"Unknown database 'airflow'\")",
+    "sqlite3.OperationalError: unable to open database file",
+    "You need to initialize the database. Please run `airflow db init`.",
+)
+AWAY = (
+    'could not translate host name "db" to address',
+    "could not connect to server: Connection refused",
+    "Can't connect to MySQL server on 'db'",
+    "Unknown MySQL server host 'db'",
+)
+SOMETHING_ELSE = (
+    "column connection.description does not exist",
+    "The key file /etc/key.json does not exist",
+    'connection to server at "db", port 5432 failed: FATAL:  sorry, too many clients',
+)
+
+
+def test_what_is_wrong_with_a_database() -> None:
+    for said in WRONG_DATABASE:
+        told = advise(said, airflow_errors.ADVICE)
+        assert told.startswith("check AIRFLOW_HOME and the database's URL"), said
+    for said in AWAY:
+        told = advise(said, airflow_errors.ADVICE)
+        assert told == "check the database's URL, and whether it is up", said
+    for said in SOMETHING_ELSE:
+        assert advise(said, airflow_errors.ADVICE) == "", said
+
+
 CHAINED = """\
 Traceback (most recent call last):
   File "db.py", line 1, in connect

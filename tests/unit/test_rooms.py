@@ -27,7 +27,7 @@ IMPORTS = {
     "airflow_syntax": "errors model",
     "airflow_errors": "airflow_syntax errors masking",
     "interpreter": "airflow_syntax errors masking side_by_side",
-    "ownership": "errors model",
+    "ownership": "errors masking model",
     "running_airflow": "airflow_errors airflow_syntax errors interpreter masking model",
     "airflow": "airflow_errors airflow_syntax errors interpreter masking model "
     "running_airflow",
@@ -46,7 +46,7 @@ AIRFLOW = {
 }
 # pkg_resources before Python 3.8; Airflow itself, where the program is for it.
 STANDARD = """\
-atexit contextlib functools gc importlib inspect json os re resource runpy shutil signal
+atexit contextlib functools gc importlib json os re resource runpy shutil signal
 sys tempfile threading traceback types typing urllib.parse pkg_resources
 airflow airflow.bin.cli airflow.utils airflow.models airflow.utils.log.secrets_masker
 """
