@@ -16,6 +16,11 @@ class _Mask:
 
 _MASKS = (
     _Mask(
+        # Not the list ['b'], nor an id that ends so.
+        hides="a header that http.client refuses: a session token with a newline",
+        pattern=r"(?<![\w'-])b'[^']*",
+    ),
+    _Mask(
         hides="the password of a URL, also one that holds a slash",
         pattern=r"(://[^\s:@/]{0,99}):\S{1,99}@",
         shown=r"\1:***@",
@@ -29,10 +34,6 @@ _MASKS = (
         # No slash in it: paths and ARNs are to be read.
         hides="an authorization token, and any piece of one that is worth having",
         pattern=r"[\w+=-]{60,}",
-    ),
-    _Mask(
-        hides="a header that http.client refuses: a session token with a newline",
-        pattern=r"\bb'[^']*",
     ),
     _Mask(
         hides="the port that urllib could not read, where a password holds a colon",

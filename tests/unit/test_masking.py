@@ -27,6 +27,7 @@ SHOWN = {
     "60 characters": (f"cannot parse {LONG[:60]}", "cannot parse ***"),
     "59 characters": (LONG[:59], LONG[:59]),
     "header": ("Invalid header value b'IQoJb3/Jp\\n'", "Invalid header value ***'"),
+    "ids": ("connections ['b', 'my-b']", "connections ['b', 'my-b']"),
     "another value": ("Port 'a' as 's3cret@x'", "Port 'a' as 's3cret@x'"),
     "port": ("to integer value as 's3cret@x'", "to integer value as '***'"),
     "address": ("to ops@example.com at 12:30", "to ops@example.com at 12:30"),
@@ -61,6 +62,7 @@ def test_no_piece_of_a_token_is_shown(
 
 @often
 @given(texts)
+@example(":b'/'@")
 @example("postgresql://airflow:s3cr/et@db/airflow")
 @example("x" * 100_000)
 @example(":" * 100_000)
