@@ -12,7 +12,7 @@ from typing import Iterator
 import pytest
 
 from tests.support.api_server import PASSWORD
-from tests.support.command import HOST, ROOT
+from tests.support.command import HOST, ROOT, wait_for
 from tests.support.docker_worker import CTL, SAYS, DockerWorker, docker_worker
 from tests.support.worker import SERVICE, UID, add_airflow, install_units, own
 
@@ -159,5 +159,5 @@ def test_the_service_writes_by_airflowctl(worker: DockerWorker) -> None:
         machine.run("systemctl", "start", SERVICE)
         assert len(worker.ecr.calls) == calls
         assert worker.is_fresh()
-        assert not machine.path("/run/ecr-airflow-sync").exists()
+        wait_for(lambda: not machine.path("/run/ecr-airflow-sync").exists())
     assert worker.traces() == []
