@@ -6,13 +6,12 @@ test_airflow.py, with every Airflow.
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
 import pytest
 
 from tests.support.airflows import NIGHTLY
-from tests.support.command import Command, Ran
+from tests.support.command import Command, Ran, wait_for
 from tests.support.database import Reader, connect, execute, query
 from tests.support.real_airflow import OnDatabase
 
@@ -105,10 +104,7 @@ def write_at_once(command: Command, kind: str, url: str, hold: str) -> None:
         holder.cursor().execute("BEGIN")
         holder.cursor().execute(hold)
         hosts = [command.start(*DELETE_ADD, "-q") for _ in range(2)]
-        deadline = time.monotonic() + 60
-        while len(query(url, WAITING[kind])) < len(hosts):
-            assert time.monotonic() < deadline, "nobody waits"
-            time.sleep(0.05)
+        wait_for(lambda: len(query(url, WAITING[kind])) >= len(hosts), 60)
         holder.cursor().execute("ROLLBACK")
         assert [get_end(command.end(host)) for host in hosts] == [(0, "")] * 2
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Iterator, TypeVar
+from typing import Any, Iterator, Mapping, Protocol, TypeVar
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
@@ -176,6 +176,15 @@ def new_token(expires_at: float) -> str:
     return base64.b64encode(json.dumps(payload).encode()).decode()
 
 
+class Limited(Protocol):
+    """Something that happens ``times`` times."""
+
+    times: int
+
+
+AnyLimited = TypeVar("AnyLimited", bound=Limited)
+
+
 class LoopbackServer(ThreadingHTTPServer):
     """Listens on a free port."""
 
@@ -185,9 +194,21 @@ class LoopbackServer(ThreadingHTTPServer):
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.lock = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no error of ours."""
+
+    def take_one(
+        self, planned: Mapping[str, AnyLimited], place: str, none: AnyLimited
+    ) -> AnyLimited:
+        """What happens there this time; ``none`` if nothing is planned any more."""
+        with self.lock:
+            found = planned.get(place)
+            if found is None or found.times <= 0:
+                return none
+            found.times -= 1
+            return found
 
 
 class EcrStandIn(LoopbackServer):
@@ -206,7 +227,6 @@ class EcrStandIn(LoopbackServer):
         self.faults: dict[str, Fault] = {}  # by region, "public" or "sts"
         self.lifetime = float(TWELVE_HOURS)
         self.ahead = 0.0  # seconds: lets tokens and temporary keys expire at once
-        self.lock = threading.Lock()
 
     def now(self) -> float:
         return time.time() + self.ahead
@@ -275,15 +295,6 @@ class EcrStandIn(LoopbackServer):
         )
         self.identities[identity.access_key] = identity
         return identity
-
-    def fault(self, place: str) -> Fault:
-        """What goes wrong there this time, or a fault that is none."""
-        with self.lock:
-            fault = self.faults.get(place)
-            if fault is None or fault.times <= 0:
-                return Fault()
-            fault.times -= 1
-            return fault
 
 
 class QuietHandler(BaseHTTPRequestHandler):
@@ -415,7 +426,7 @@ class EcrHandler(QuietHandler):
 
     def _suffer(self, place: str) -> Fault:
         """What goes wrong there this time, unless that is the whole answer."""
-        fault = self.server.fault(place)
+        fault = self.server.take_one(self.server.faults, place, Fault())
         time.sleep(fault.delay)
         if fault.drop:
             raise ConnectionAbortedError

@@ -18,7 +18,6 @@ import binascii
 import json
 import ssl
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -95,7 +94,6 @@ class RegistryStandIn(LoopbackServer):
         self.requests: list[Request] = []
         self.answers: list[tuple[str, int]] = []
         self.troubles: dict[str, Trouble] = {}  # by host
-        self.lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="registry-stand-in-")
         self.bundle = Path(self._folder.name, "bundle.pem")
         self.context = self._make_context("right", HOSTS)
@@ -122,15 +120,6 @@ class RegistryStandIn(LoopbackServer):
         """The hosts to which credentials were sent."""
         return {request.host for request in self.requests if request.credentials}
 
-    def trouble(self, host: str) -> Trouble:
-        """What goes wrong there this time."""
-        with self.lock:
-            trouble = self.troubles.get(host)
-            if trouble is None or trouble.times <= 0:
-                return Trouble()
-            trouble.times -= 1
-            return trouble
-
     def environment(self) -> dict[str, str]:
         """What a client needs in its environment to come here."""
         return {
@@ -156,7 +145,7 @@ class _Proxy(QuietHandler):
             _record(self, host, "")
             self.send_error(502)
             return
-        trouble = self.server.trouble(host)
+        trouble = self.server.take_one(self.server.troubles, host, Trouble())
         self.send_response_only(200, "Connection established")
         self.end_headers()
         wrong, right = self.server.wrong_context, self.server.context

@@ -46,8 +46,8 @@ AIRFLOW = {
 }
 # pkg_resources before Python 3.8; Airflow itself, where the program is for it.
 STANDARD = """\
-atexit contextlib functools gc importlib json os re resource runpy shutil signal
-sys tempfile threading traceback types typing urllib.parse pkg_resources
+atexit contextlib functools gc importlib json os re resource runpy shutil signal sys
+tempfile threading traceback types typing urllib.parse pkg_resources
 airflow airflow.bin.cli airflow.utils airflow.models airflow.utils.log.secrets_masker
 """
 
